@@ -1,0 +1,1 @@
+"""Endpointing: ``AudioChunk`` -> where speech starts and where an utterance ends."""

@@ -1,0 +1,102 @@
+"""Foundation: what can go wrong, as values with a code for the reader of stdout and an exit code for the shell.
+
+::
+
+    VoiceError
+    ├── ConfigInvalid            exit 2   bad command line, environment or settings file
+    ├── ModelLoadFailed          exit 3   a model is missing, incomplete, of the wrong shape, or not to be downloaded
+    ├── InputError               exit 4
+    │   ├── InputUnreadable               a file or stream that cannot be read as audio
+    │   └── AudioDeviceUnavailable        no such microphone, or it cannot be opened
+    │       └── AudioDeviceLost           it was there and went away
+    └── OutputGone               exit 5   nobody reads stdout any more, or it cannot be written
+
+Everything else that reaches ``voice.daemon`` is a bug: ``runtime_error``, exit 70.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+ErrorCode = Literal[
+    "audio_device_unavailable",
+    "audio_device_lost",
+    "audio_stalled",
+    "audio_overrun",
+    "input_unreadable",
+    "infer_partial_failed",
+    "infer_final_failed",
+    "emotion_failed",
+    "punctuation_failed",
+    "second_pass_failed",
+    "model_load_failed",
+    "config_invalid",
+    "runtime_error",
+]
+
+EXIT_OK = 0
+EXIT_CONFIG = 2
+EXIT_MODEL = 3
+EXIT_INPUT = 4
+EXIT_OUTPUT = 5
+EXIT_BUG = 70
+
+
+class VoiceError(Exception):
+    """A failure that the service understands; ``str(error)`` names what and where in one line."""
+
+    error_code: ClassVar[ErrorCode] = "runtime_error"
+    exit_code: ClassVar[int] = EXIT_BUG
+
+
+class ConfigInvalid(VoiceError):
+    """A setting is unknown, malformed or out of range. ``problems`` lists all of them, a line each."""
+
+    error_code = "config_invalid"
+    exit_code = EXIT_CONFIG
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class ModelLoadFailed(VoiceError):
+    """A model could not be found, downloaded, or trusted."""
+
+    error_code = "model_load_failed"
+    exit_code = EXIT_MODEL
+
+
+class InputError(VoiceError):
+    """The audio input cannot be used."""
+
+    error_code = "input_unreadable"
+    exit_code = EXIT_INPUT
+
+
+class InputUnreadable(InputError):
+    """A file or stream is missing, empty, damaged, or no audio."""
+
+
+class AudioDeviceUnavailable(InputError):
+    """There is no such capture device, or it cannot be opened."""
+
+    error_code = "audio_device_unavailable"
+
+
+class AudioDeviceLost(AudioDeviceUnavailable):
+    """The capture device was open and stopped delivering."""
+
+    error_code = "audio_device_lost"
+
+
+class OutputGone(VoiceError):
+    """stdout can no longer be written: the reader left, or the disk is full."""
+
+    exit_code = EXIT_OUTPUT
+
+
+def describe(error: BaseException) -> str:
+    """``Type: text`` in one line, the form of every error event's ``message``."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -1,0 +1,1 @@
+"""Finalization: a recognised utterance -> ``Transcript`` with everything a final carries."""

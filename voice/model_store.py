@@ -1,0 +1,75 @@
+"""Where models are: a local directory, a hub's cache, or a download.
+
+A name that is on disk never touches the network (FunASR's own aliases ask the hub even when cached). The hub clients are
+imported only when a hub name has to be looked up. No state; raises ``ModelLoadFailed``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import structlog
+
+from voice.errors import ModelLoadFailed, describe
+
+Hub = Literal["ms", "hf"]
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EMBEDDED = REPOSITORY / "models" / "embedded"
+
+_HUB_IDS: dict[str, dict[Hub, str]] = {
+    "paraformer-zh-streaming": {
+        "ms": "iic/speech_paraformer-large_asr_nat-zh-cn-16k-common-vocab8404-online",
+        "hf": "funasr/paraformer-zh-streaming",
+    },
+    "fsmn-vad": {"ms": "iic/speech_fsmn_vad_zh-cn-16k-common-pytorch", "hf": "funasr/fsmn-vad"},
+    "iic/emotion2vec_plus_base": {"ms": "iic/emotion2vec_plus_base", "hf": "emotion2vec/emotion2vec_plus_base"},
+    "iic/emotion2vec_plus_large": {"ms": "iic/emotion2vec_plus_large", "hf": "emotion2vec/emotion2vec_plus_large"},
+    "iic/emotion2vec_plus_seed": {"ms": "iic/emotion2vec_plus_seed", "hf": "emotion2vec/emotion2vec_plus_seed"},
+}
+"""FunASR's aliases of the models this service uses (funasr/download/name_maps_from_hub.py)."""
+
+log = structlog.get_logger()
+
+
+def resolve_model(name: str, hub: Hub) -> Path:
+    """Directory that holds the model ``name``: a path, or a hub id or alias that is cached or gets downloaded.
+
+    Raises:
+        ModelLoadFailed: a path that is no directory, an id that the hub cannot give.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_absolute() or name.startswith((".", "~")) or path.exists():
+        raise ModelLoadFailed(f"model directory {name} {'is not a directory' if path.exists() else 'does not exist'}")
+    hub_id = _HUB_IDS.get(name, {}).get(hub, name)
+    if "/" not in hub_id:
+        raise ModelLoadFailed(f"{name} is neither a directory nor a model that the hub '{hub}' is known to have")
+    fetch = _from_modelscope if hub == "ms" else _from_hugging_face
+    try:
+        return fetch(hub_id, local_only=True)
+    except Exception as absent:  # noqa: BLE001 -- the clients raise a dozen types for "not in the cache"; then we ask the network
+        log.info("model_download_started", model=hub_id, hub=hub, cache=describe(absent)[:120])
+    try:
+        return fetch(hub_id, local_only=False)
+    except Exception as error:  # any failure of a foreign client means the same to the user
+        raise ModelLoadFailed(
+            f"{hub_id} is not on disk and could not be downloaded from hub '{hub}' ({describe(error)[:200]}); connect once, "
+            f"try --hub {'hf' if hub == 'ms' else 'ms'}, give a local directory, or use --embedded"
+        ) from error
+
+
+def _from_modelscope(hub_id: str, *, local_only: bool) -> Path:
+    from modelscope.hub.snapshot_download import snapshot_download  # noqa: PLC0415 -- 1.7 s of import
+
+    return Path(snapshot_download(hub_id, local_files_only=local_only))
+
+
+def _from_hugging_face(hub_id: str, *, local_only: bool) -> Path:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from huggingface_hub import snapshot_download  # noqa: PLC0415
+
+    return Path(snapshot_download(hub_id, local_files_only=local_only))

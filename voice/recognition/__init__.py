@@ -1,0 +1,1 @@
+"""Recognition: an utterance's audio -> ``Hypothesis``, by one stream object per utterance."""

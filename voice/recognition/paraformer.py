@@ -1,0 +1,214 @@
+"""FunASR's streaming Paraformer, one operation at a time.
+
+Samples -> features -> encoder frames -> CIF -> tokens with posteriors and times. The operations are FunASR's own
+modules (``WavFrontendOnline``, ``encoder.forward_chunk``, ``decoder.forward_chunk``), called as
+``ParaformerStreaming.generate_chunk`` calls them; only the CIF loop is ours, because FunASR's returns no firing positions.
+Weights are shared; all state is in the ``ChunkState`` or the features' cache that the caller owns. Worker thread only.
+
+A chunk, preset ``[left, chunk, right]``, in frames of 60 ms::
+
+          left    chunk (committed)      right (look-ahead)
+        |-------|----------------------|-----------|
+                ^ first frame not yet committed    ^ frontier: all audio seen so far
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voice.audio import Samples
+from voice.funasr_models import FunasrModel
+from voice.transcript import Token
+
+FRAME_SAMPLES = 960
+"""One low-frame-rate feature frame: six frame shifts of 10 ms."""
+
+_ONSET_WEIGHT = 0.05
+"""A token starts where its CIF weight passes this: silence leaks a little weight into the token that follows it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkPreset:
+    """FunASR's ``chunk_size`` with its look-backs. Counts of 60 ms frames, but for the two look-backs: counts of chunks."""
+
+    left: int
+    chunk: int
+    right: int
+    encoder_look_back: int
+    decoder_look_back: int
+
+    @property
+    def stride_samples(self) -> int:
+        """Audio per chunk."""
+        return self.chunk * FRAME_SAMPLES
+
+    @property
+    def context(self) -> int:
+        """Frames of a chunk that stand before its new ones."""
+        return self.left + self.right
+
+
+@dataclass(frozen=True, slots=True)
+class CifState:
+    """What the integrate-and-fire neuron holds between chunks."""
+
+    weight: np.float32
+    """Accumulated, below the threshold."""
+    hidden: NDArray[np.float32]
+    """(width,), weighted mean of the frames the weight came from."""
+    onset_frame: int | None = None
+    """Where the token that is being integrated started."""
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """One token before it has a name."""
+
+    embedding: NDArray[np.float32]
+    """(width,)"""
+    start_frame: int
+    end_frame: int
+    """After the frame in which it fired."""
+
+
+@dataclass(slots=True)
+class ChunkState:
+    """One utterance's caches; the dicts are FunASR's and its modules write into them."""
+
+    encoder: dict[str, Any]
+    decoder: dict[str, Any]
+    cif: CifState
+    num_frames: int = 0
+    """Feature frames seen: the frontier."""
+    frontend: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedChunk:
+    """The encoder's view of one chunk."""
+
+    output: Any
+    """torch float32, (1, num_frames, width), left and right context included."""
+    weights: NDArray[np.float32]
+    """(num_frames,), CIF alphas, not masked."""
+    hidden: NDArray[np.float32]
+    """(num_frames, width), ``output`` as an array."""
+    first_frame: int
+    """Frame index in the utterance of row 0; negative in the zero frames before the first."""
+
+
+class Paraformer:
+    """The loaded model."""
+
+    def __init__(self, model: FunasrModel) -> None:
+        import torch  # noqa: PLC0415
+
+        self._torch = torch
+        self._model = model
+        self._module = model.module
+        self._threshold = np.float32(self._module.predictor.threshold)
+        self._tail_weight = np.float32(self._module.predictor.tail_threshold)
+        self._width: int = self._module.encoder.output_size()
+        self._dropped_ids = {self._module.sos, self._module.eos, self._module.blank_id}
+
+    def new_state(self, preset: ChunkPreset) -> ChunkState:
+        """Caches of an utterance that has no audio yet, as ``ParaformerStreaming.init_cache`` makes them."""
+        chunk_size = [preset.left, preset.chunk, preset.right]
+        encoder = {
+            "start_idx": 0,
+            "chunk_size": chunk_size,
+            "encoder_chunk_look_back": preset.encoder_look_back,
+            "opt": None,
+            "feats": self._torch.zeros((1, preset.context, self._model.frontend.output_size())),
+            "tail_chunk": False,
+        }
+        decoder = {"decode_fsmn": None, "decoder_chunk_look_back": preset.decoder_look_back, "opt": None, "chunk_size": chunk_size}
+        return ChunkState(encoder, decoder, CifState(np.float32(0), np.zeros(self._width, np.float32)))
+
+    def features(self, samples: Samples, cache: dict[str, Any], *, is_final: bool) -> Any:
+        """torch float32, (1, num_frames, 560); the frontend holds back up to 100 ms in ``cache`` unless final."""
+        waveform = self._torch.from_numpy(np.array(samples, np.float32))[None]
+        frames, _ = self._model.frontend(waveform, self._torch.tensor([waveform.shape[1]]), cache=cache, is_final=is_final)
+        if frames.ndim != 3:
+            frames = frames.new_zeros((1, 0, self._model.frontend.output_size()))
+        return frames
+
+    def encode(self, features: Any, state: ChunkState, preset: ChunkPreset) -> EncodedChunk:
+        """Run the encoder over the context it holds and ``features``, which it overwrites."""
+        with self._torch.inference_mode():
+            features = features.to(self._model.device)
+            lengths = self._torch.tensor([features.shape[1]])
+            first_frame = state.num_frames - preset.context
+            output, _, _ = self._module.encoder.forward_chunk(features, lengths, cache=state.encoder)
+            state.num_frames += features.shape[1]
+            # The predictor's own layers, as CifPredictorV2.forward_chunk applies them before it integrates.
+            predictor = self._module.predictor
+            conv = self._torch.relu(predictor.cif_conv1d(predictor.pad(output.transpose(1, 2)))).transpose(1, 2)
+            weights = self._torch.sigmoid(predictor.cif_output(conv))
+            weights = self._torch.relu(weights * predictor.smooth_factor - predictor.noise_threshold)
+            return EncodedChunk(output, weights[0, :, 0].cpu().numpy(), output[0].cpu().numpy(), first_frame)
+
+    def integrate(self, chunk: EncodedChunk, rows: range, cif: CifState, *, is_final: bool) -> tuple[list[Firing], CifState]:
+        """Integrate and fire over ``rows`` of the chunk; ``is_final`` adds FunASR's tail weight, which lets the last token go.
+
+        The same float32 operations in the same order as ``CifPredictorV2.forward_chunk`` (equal, not close: a test says so).
+        """
+        fired: list[Firing] = []
+        weight, onset = cif.weight, cif.onset_frame
+        frames = cif.weight * cif.hidden
+        steps = [(chunk.weights[row], chunk.hidden[row], chunk.first_frame + row) for row in rows]
+        if is_final:
+            steps.append((self._tail_weight, np.zeros(self._width, np.float32), chunk.first_frame + rows.stop - 1))
+        for alpha, hidden, frame in steps:
+            if alpha + weight < self._threshold:
+                weight = weight + alpha
+                frames = frames + alpha * hidden
+            else:
+                frames = frames + (self._threshold - weight) * hidden
+                fired.append(Firing(frames, frame if onset is None else onset, frame + 1))
+                weight = weight + alpha - self._threshold
+                frames, onset = weight * hidden, None
+            if onset is None and weight > _ONSET_WEIGHT:
+                onset = frame
+        mean = frames / weight if weight > 0 else frames
+        return fired, CifState(weight, mean, onset)
+
+    def decode(self, chunk: EncodedChunk, fired: list[Firing], cache: dict[str, Any], first_sample: int) -> list[Token]:
+        """Name the fired tokens. As FunASR does: no call when nothing fired, and sos, eos and blank are dropped.
+
+        Args:
+            chunk: the encoder frames that the decoder attends to.
+            fired: from ``integrate``.
+            cache: ``ChunkState.decoder`` or a copy of it; written into.
+            first_sample: sample index of the utterance's frame 0.
+        """
+        if not fired:
+            return []
+        with self._torch.inference_mode():
+            embeddings = self._torch.from_numpy(np.stack([firing.embedding for firing in fired]))[None].to(self._model.device)
+            logits = self._module.decoder.forward_chunk(chunk.output, embeddings, cache)
+            posteriors, ids = self._torch.softmax(logits[0], dim=-1).max(dim=-1)
+        return [
+            Token(
+                self._model.tokens[token_id],
+                first_sample + max(firing.start_frame, 0) * FRAME_SAMPLES,
+                first_sample + max(firing.end_frame, 1) * FRAME_SAMPLES,
+                posterior,
+            )
+            for firing, token_id, posterior in zip(fired, ids.tolist(), posteriors.tolist(), strict=True)
+            if token_id not in self._dropped_ids
+        ]
+
+
+def copy_decoder_cache(cache: dict[str, Any]) -> dict[str, Any]:
+    """An independent cache that shares the tensors: FunASR replaces tensors and mutates only the containers."""
+    fsmn, opt = cache["decode_fsmn"], cache["opt"]
+    return {
+        **cache,
+        "decode_fsmn": None if fsmn is None else list(fsmn),
+        "opt": None if opt is None else [None if layer is None else dict(layer) for layer in opt],
+    }

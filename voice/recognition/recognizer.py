@@ -1,0 +1,39 @@
+"""The seam between the modes: weights (``Recognizer``) and one utterance's state (``RecognizerStream``) are two objects."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from voice.audio import Samples
+from voice.transcript import Hypothesis
+
+
+class Recognizer(Protocol):
+    """Loaded weights; shared by all streams, one stream decoding at a time."""
+
+    @property
+    def source(self) -> str:
+        """The ``source`` of its events."""
+
+    def create_stream(self, first_sample: int) -> RecognizerStream:
+        """State for one utterance whose audio begins at ``first_sample``; dropped after ``finish``."""
+
+
+class RecognizerStream(Protocol):
+    """One utterance. Any exception leaves it unusable: make a new one and feed the audio again."""
+
+    @property
+    def decoded_until(self) -> int:
+        """Sample index after the last audio that ``hypothesis`` rests on."""
+
+    def accept(self, samples: Samples) -> bool:
+        """Take the next samples, in pieces of any size; True when something was decoded.
+
+        The samples are not kept after their chunk is decoded. The result does not depend on the sizes of the pieces.
+        """
+
+    def hypothesis(self, *, provisional: bool = True) -> Hypothesis:
+        """What is known so far. MUST keep every committed token of an earlier call; ``provisional=False`` saves the tail's cost."""
+
+    def finish(self) -> Hypothesis:
+        """Decode all that is left; every token is committed. MUST be the last call."""

@@ -1,0 +1,104 @@
+"""Streaming mode: one cache per utterance, each chunk commits its tokens, the look-ahead is shown as a provisional tail.
+
+Samples of one utterance -> ``Hypothesis``. A stream holds FunASR's caches, the samples of the unfinished chunk and the committed
+tokens; nothing is shared between streams. Worker thread only; any exception leaves the stream unusable.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from voice.audio import Samples
+from voice.recognition.paraformer import FRAME_SAMPLES, ChunkPreset, EncodedChunk, Paraformer, copy_decoder_cache
+from voice.transcript import Hypothesis, Token
+
+
+class StreamingRecognizer:
+    """Streaming decoding with the weights of ``model``."""
+
+    source = "funasr.streaming.paraformer-zh"
+
+    def __init__(self, model: Paraformer, preset: ChunkPreset) -> None:
+        self._model = model
+        self._preset = preset
+
+    def create_stream(self, first_sample: int) -> StreamingStream:
+        """A stream for an utterance whose audio begins at ``first_sample``."""
+        return StreamingStream(self._model, self._preset, first_sample)
+
+
+class StreamingStream:
+    """One utterance in streaming mode."""
+
+    def __init__(self, model: Paraformer, preset: ChunkPreset, first_sample: int) -> None:
+        self._model = model
+        self._preset = preset
+        self._first_sample = first_sample
+        self._state = model.new_state(preset)
+        self._pending = np.zeros(0, np.float32)
+        self._committed: list[Token] = []
+        self._look_ahead: tuple[EncodedChunk, dict[str, Any]] | None = None
+        self._provisional: tuple[Token, ...] | None = ()
+        self.decoded_until = first_sample
+
+    def accept(self, samples: Samples) -> bool:
+        """Decode every chunk that is complete with these samples."""
+        self._pending = np.concatenate((self._pending, samples))
+        stride = self._preset.stride_samples
+        decoded = len(self._pending) >= stride
+        while len(self._pending) >= stride:
+            self._commit(self._pending[:stride])
+            self._pending = self._pending[stride:]
+        return decoded
+
+    def hypothesis(self, *, provisional: bool = True) -> Hypothesis:
+        """Committed tokens, and those the look-ahead suggests."""
+        if not provisional:
+            return Hypothesis(tuple(self._committed))
+        if self._provisional is None:
+            self._provisional = self._decode_look_ahead()
+        return Hypothesis(tuple(self._committed), self._provisional)
+
+    def finish(self) -> Hypothesis:
+        """Decode the last short chunk, what the frontend still holds, and the residual CIF weight.
+
+        With fewer than 960 samples left FunASR's own flush never calls its frontend and so loses up to 100 ms: the end is
+        padded with silence instead.
+        """
+        rest = self._pending
+        if self._state.num_frames == 0 and len(rest) == 0:
+            return Hypothesis()
+        if len(rest) < FRAME_SAMPLES:
+            rest = np.concatenate((rest, np.zeros(FRAME_SAMPLES - len(rest), np.float32)))
+        features = self._model.features(rest, self._state.frontend, is_final=True)
+        chunk = self._model.encode(features, self._state, self._preset)
+        rows = range(self._preset.left, len(chunk.weights))
+        fired, self._state.cif = self._model.integrate(chunk, rows, self._state.cif, is_final=True)
+        self._committed += self._model.decode(chunk, fired, self._state.decoder, self._first_sample)
+        self.decoded_until += len(self._pending)
+        self._pending, self._look_ahead, self._provisional = self._pending[:0], None, ()
+        return Hypothesis(tuple(self._committed))
+
+    def _commit(self, samples: Samples) -> None:
+        features = self._model.features(samples, self._state.frontend, is_final=False)
+        chunk = self._model.encode(features, self._state, self._preset)
+        rows = range(self._preset.left, self._preset.left + self._preset.chunk)
+        fired, self._state.cif = self._model.integrate(chunk, rows, self._state.cif, is_final=False)
+        before = copy_decoder_cache(self._state.decoder)
+        self._committed += self._model.decode(chunk, fired, self._state.decoder, self._first_sample)
+        # The tail attends to this chunk's frames, which the committed cache already holds: it takes the older attention cache
+        # and the newer token history.
+        self._look_ahead = chunk, {**before, "decode_fsmn": self._state.decoder["decode_fsmn"]}
+        self._provisional = None
+        self.decoded_until += len(samples)
+
+    def _decode_look_ahead(self) -> tuple[Token, ...]:
+        """Tokens of the frames that were seen as right context, on copies of everything that holds state."""
+        if self._look_ahead is None:
+            return ()
+        chunk, cache = self._look_ahead
+        rows = range(self._preset.left + self._preset.chunk, len(chunk.weights))
+        fired, _ = self._model.integrate(chunk, rows, self._state.cif, is_final=False)
+        return tuple(self._model.decode(chunk, fired, copy_decoder_cache(cache), self._first_sample))

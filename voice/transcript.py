@@ -1,0 +1,159 @@
+"""Foundation: recognised text as values, and how a model's tokens become text.
+
+Values only: nothing here holds state. ``join_tokens`` follows FunASR's ``sentence_postprocess``
+(funasr/utils/postprocess_utils.py) over a whole utterance, with two deliberate differences: it keeps a trailing
+``xx@@`` piece that FunASR drops, and it drops ``<blank>``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+Endpoint = Literal["silence", "max_duration", "requested", "muted", "end_of_input", "shutdown", "audio_lost"]
+EmotionName = Literal["angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown"]
+
+SPECIAL_TOKENS = frozenset({"<blank>", "<s>", "</s>", "<unk>", "<OOV>"})
+CONTINUES = "@@"
+_TRAILING_LATIN = re.compile(r"[A-Za-z']+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One unit of the model's vocabulary, with where it stands in the audio and how sure the decoder was."""
+
+    text: str
+    """As in the vocabulary; a piece of a word that goes on in the next token ends in ``@@``."""
+    start_sample: int
+    end_sample: int
+    confidence: float
+    """Posterior of this token, 0..1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """What a recogniser thinks so far: ``committed`` tokens that never change, then ``provisional`` ones that may."""
+
+    committed: tuple[Token, ...] = ()
+    provisional: tuple[Token, ...] = ()
+
+    @property
+    def tokens(self) -> tuple[Token, ...]:
+        """All of them, in order."""
+        return self.committed + self.provisional
+
+    @property
+    def text(self) -> str:
+        """Text of all tokens."""
+        return join_tokens(token.text for token in self.tokens)
+
+    @property
+    def confidence(self) -> float:
+        """Mean posterior of all tokens, 0..1."""
+        return mean_confidence(self.tokens)
+
+    @property
+    def stable_chars(self) -> int:
+        """So many leading code points of ``text`` that no later hypothesis of the utterance changes."""
+        return len(stable_text(join_tokens(token.text for token in self.committed)))
+
+
+@dataclass(frozen=True, slots=True)
+class Emotion:
+    """What the emotion model made of one utterance."""
+
+    source: str
+    label: EmotionName
+    confidence: float
+    """Score of ``label``, 0..1."""
+    scores: dict[EmotionName, float]
+    """All nine labels; they sum to 1."""
+    start_sample: int
+    end_sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """A finished utterance. It changes no more."""
+
+    trace_id: str
+    tokens: tuple[Token, ...]
+    start_sample: int
+    """First speech sample as decided, without pre-roll."""
+    end_sample: int
+    """After the last speech sample as decided, without trailing silence."""
+    endpoint: Endpoint
+    lost_samples: int = 0
+    raw_text: str = ""
+    """Recognised text before punctuation and repairs."""
+    text: str = ""
+    """What is shown."""
+    emotion: Emotion | None = field(default=None)
+
+    @property
+    def confidence(self) -> float:
+        """Mean posterior of the tokens, 0..1."""
+        return mean_confidence(self.tokens)
+
+
+def mean_confidence(tokens: Sequence[Token]) -> float:
+    """Mean posterior, 0.0 where there is no token (no text, no certainty)."""
+    return sum(token.confidence for token in tokens) / len(tokens) if tokens else 0.0
+
+
+def join_tokens(tokens: Iterable[str]) -> str:
+    """Text of a whole utterance's tokens.
+
+    Chinese stands without spaces, Latin words are separated by one, ``xx@@`` pieces join with what follows, and a run of
+    single letters becomes an upper-case abbreviation (``u s b`` -> ``USB``).
+    """
+    words = list(_words(token for token in tokens if token not in SPECIAL_TOKENS))
+    text: list[str] = []
+    index = 0
+    while index < len(words):
+        end = index
+        while end < len(words) and _is_letter(words[end]):
+            end += 1
+        if end - index >= 2:
+            word, index = "".join(words[index:end]).upper(), end
+        else:
+            word, index = words[index], index + 1
+        if text and _is_latin(word) and _is_latin(text[-1]):
+            text.append(" ")
+        text.append(word)
+    return "".join(text)
+
+
+def stable_text(committed_text: str) -> str:
+    """The part of committed text that later tokens cannot change: all but a trailing run of Latin letters.
+
+    The run may still grow (``hel@@`` ``lo``) or turn into an abbreviation (``u`` ``s`` ``b``).
+    """
+    return _TRAILING_LATIN.sub("", committed_text)
+
+
+def _words(tokens: Iterable[str]) -> Iterator[str]:
+    pieces = ""
+    for token in tokens:
+        if CONTINUES in token:
+            pieces += token.replace(CONTINUES, "")
+        elif _is_latin(token):
+            yield pieces + token
+            pieces = ""
+        else:
+            if pieces:
+                yield pieces
+            pieces = ""
+            yield token
+    if pieces:
+        yield pieces
+
+
+def _is_letter(word: str) -> bool:
+    return len(word) == 1 and word.isascii() and word.isalpha()
+
+
+def _is_latin(word: str) -> bool:
+    return all(char.isascii() and char.isalpha() or char == "'" for char in word)
