@@ -14,7 +14,7 @@ A chunk, preset ``[left, chunk, right]``, in frames of 60 ms::
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,10 @@ class ChunkState:
     """Feature frames seen: the frontier."""
     frontend: dict[str, Any] = field(default_factory=dict)
 
+    def copy(self) -> ChunkState:
+        """State that goes on by itself."""
+        return replace(self, encoder=copy_cache(self.encoder), decoder=copy_cache(self.decoder), frontend=copy_cache(self.frontend))
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedChunk:
@@ -137,12 +141,19 @@ class Paraformer:
             frames = frames.new_zeros((1, 0, self._model.frontend.output_size()))
         return frames
 
+    def encode_tail(self, state: ChunkState, preset: ChunkPreset) -> EncodedChunk:
+        """Run the encoder over the context it holds alone: FunASR's last chunk when no audio is left for a frame."""
+        context = state.encoder["feats"].clone()  # forward_chunk scales it in place
+        state.encoder.update(tail_chunk=True, feats=context)
+        state.num_frames -= context.shape[1]
+        return self.encode(context, state, preset)
+
     def encode(self, features: Any, state: ChunkState, preset: ChunkPreset) -> EncodedChunk:
         """Run the encoder over the context it holds and ``features``, which it overwrites."""
         with self._torch.inference_mode():
             features = features.to(self._model.device)
             lengths = self._torch.tensor([features.shape[1]])
-            first_frame = state.num_frames - preset.context
+            first_frame = state.num_frames - (0 if state.encoder["tail_chunk"] else preset.context)
             output, _, _ = self._module.encoder.forward_chunk(features, lengths, cache=state.encoder)
             state.num_frames += features.shape[1]
             # The predictor's own layers, as CifPredictorV2.forward_chunk applies them before it integrates.
@@ -204,11 +215,8 @@ class Paraformer:
         ]
 
 
-def copy_decoder_cache(cache: dict[str, Any]) -> dict[str, Any]:
+def copy_cache(cache: Any) -> Any:
     """An independent cache that shares the tensors: FunASR replaces tensors and mutates only the containers."""
-    fsmn, opt = cache["decode_fsmn"], cache["opt"]
-    return {
-        **cache,
-        "decode_fsmn": None if fsmn is None else list(fsmn),
-        "opt": None if opt is None else [None if layer is None else dict(layer) for layer in opt],
-    }
+    if isinstance(cache, dict):
+        return {key: copy_cache(value) for key, value in cache.items()}
+    return [copy_cache(value) for value in cache] if isinstance(cache, list) else cache

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from voice.audio import Samples
-from voice.recognition.paraformer import FRAME_SAMPLES, ChunkPreset, EncodedChunk, Paraformer, copy_decoder_cache
+from voice.recognition.paraformer import FRAME_SAMPLES, ChunkPreset, ChunkState, EncodedChunk, Paraformer, copy_cache
 from voice.transcript import Hypothesis, Token
 
 
@@ -62,31 +62,49 @@ class StreamingStream:
         return Hypothesis(tuple(self._committed), self._provisional)
 
     def finish(self) -> Hypothesis:
-        """Decode the last short chunk, what the frontend still holds, and the residual CIF weight.
-
-        With fewer than 960 samples left FunASR's own flush never calls its frontend and so loses up to 100 ms: the end is
-        padded with silence instead.
-        """
+        """Decode the last short chunk, what the frontend still holds, and the residual CIF weight."""
         rest = self._pending
-        if self._state.num_frames == 0 and len(rest) == 0:
-            return Hypothesis()
-        if len(rest) < FRAME_SAMPLES:
-            rest = np.concatenate((rest, np.zeros(FRAME_SAMPLES - len(rest), np.float32)))
-        features = self._model.features(rest, self._state.frontend, is_final=True)
-        chunk = self._model.encode(features, self._state, self._preset)
-        rows = range(self._preset.left, len(chunk.weights))
-        fired, self._state.cif = self._model.integrate(chunk, rows, self._state.cif, is_final=True)
-        self._committed += self._model.decode(chunk, fired, self._state.decoder, self._first_sample)
-        self.decoded_until += len(self._pending)
-        self._pending, self._look_ahead, self._provisional = self._pending[:0], None, ()
+        self.decoded_until += len(rest)
+        self._pending, self._look_ahead, self._provisional = rest[:0], None, ()
+        if len(rest) >= FRAME_SAMPLES:
+            features = self._model.features(rest, self._state.frontend, is_final=True)
+            self._committed += self._flush(features, self._state)
+        else:
+            self._committed += self._flush_short(rest)
         return Hypothesis(tuple(self._committed))
+
+    def _flush_short(self, rest: Samples) -> list[Token]:
+        """The flush where less than a frame of audio is left.
+
+        FunASR's then never calls its frontend: it loses up to 100 ms and decodes the context alone. The frontend may still hold a
+        frame, with which we decode instead. Where that reading lacks a token of FunASR's (the audio was cut inside a
+        syllable, which the frame turned into another), FunASR's stands.
+        """
+        features = self._model.features(rest, self._state.frontend, is_final=True)
+        if self._state.num_frames == 0:
+            return self._flush(features, self._state) if features.shape[1] else []
+        context_only = self._flush(None, self._state.copy())
+        if features.shape[1] == 0:
+            return context_only
+        with_held_frame = self._flush(features, self._state)
+        return with_held_frame if _is_subsequence(context_only, with_held_frame) else context_only
+
+    def _flush(self, features: Any | None, state: ChunkState) -> list[Token]:
+        """Tokens of the last chunk: the context the encoder holds, and ``features`` where there are any."""
+        if features is None:
+            chunk = self._model.encode_tail(state, self._preset)
+        else:
+            chunk = self._model.encode(features, state, self._preset)
+        rows = range(self._preset.left, len(chunk.weights))
+        fired, _ = self._model.integrate(chunk, rows, state.cif, is_final=True)
+        return self._model.decode(chunk, fired, state.decoder, self._first_sample)
 
     def _commit(self, samples: Samples) -> None:
         features = self._model.features(samples, self._state.frontend, is_final=False)
         chunk = self._model.encode(features, self._state, self._preset)
         rows = range(self._preset.left, self._preset.left + self._preset.chunk)
         fired, self._state.cif = self._model.integrate(chunk, rows, self._state.cif, is_final=False)
-        before = copy_decoder_cache(self._state.decoder)
+        before = copy_cache(self._state.decoder)
         self._committed += self._model.decode(chunk, fired, self._state.decoder, self._first_sample)
         # The tail attends to this chunk's frames, which the committed cache already holds: it takes the older attention cache
         # and the newer token history.
@@ -101,4 +119,9 @@ class StreamingStream:
         chunk, cache = self._look_ahead
         rows = range(self._preset.left + self._preset.chunk, len(chunk.weights))
         fired, _ = self._model.integrate(chunk, rows, self._state.cif, is_final=False)
-        return tuple(self._model.decode(chunk, fired, copy_decoder_cache(cache), self._first_sample))
+        return tuple(self._model.decode(chunk, fired, copy_cache(cache), self._first_sample))
+
+
+def _is_subsequence(part: list[Token], whole: list[Token]) -> bool:
+    remaining = iter(token.text for token in whole)
+    return all(token.text in remaining for token in part)
