@@ -1,0 +1,241 @@
+"""The events on stdout: the contract that strangers build on.
+
+One pydantic model per event; the order of the fields is the order of the keys. ``ts`` and ``seq`` are stamped by the writer when the
+line is written. ``config/events.schema.json`` is generated from these models (``python -m voice.output.events``), and a test
+keeps it current. A change here goes into the schema, README.md, CHANGELOG.md and the tests in one commit. No state.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from voice.audio import samples_to_ms
+from voice.errors import ErrorCode
+from voice.transcript import CONTINUES, Emotion, EmotionName, Endpoint, Hypothesis, Transcript
+
+SCHEMA_VERSION = "1"
+SCHEMA_PATH = Path(__file__).resolve().parents[2] / "config" / "events.schema.json"
+
+TraceId = Annotated[str, Field(pattern="^[0-9a-f]{16}$", description="One per utterance; an error that belongs to none gets its own.")]
+Ts = Annotated[int, Field(ge=0, description="Wall clock when the line was written, ms since the epoch.")]
+Seq = Annotated[int, Field(ge=0, description="Lines of this process, from 1, without a gap.")]
+Probability = Annotated[float, Field(ge=0, le=1)]
+AudioMs = Annotated[int, Field(ge=0, description="ms on the audio clock: 0 is the first sample the process captured.")]
+
+
+class Event(BaseModel):
+    """What all lines share."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+
+class TokenTime(Event):
+    """One token of ``raw_text``."""
+
+    text: str
+    start_ms: AudioMs
+    end_ms: AudioMs
+    confidence: Annotated[Probability, Field(description="Posterior of this token.")]
+
+
+class EmotionSummary(Event):
+    """The emotion as the final carries it."""
+
+    label: EmotionName
+    confidence: Probability
+
+
+class PartialEvent(Event):
+    """Text of an utterance that goes on."""
+
+    type: Literal["voice.asr_text.partial"] = "voice.asr_text.partial"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: str
+    text: Annotated[str, Field(min_length=1)]
+    confidence: Annotated[Probability, Field(description="Mean posterior of the tokens of text.")]
+    seq: Seq = 0
+    start_ms: Annotated[AudioMs, Field(description="First speech sample of the utterance.")]
+    end_ms: Annotated[AudioMs, Field(description="The audio decoded so far.")]
+    stable_chars: Annotated[int, Field(ge=0, description="Leading code points of text that no later partial of the utterance changes.")]
+
+
+class FinalEvent(Event):
+    """Text of a finished utterance; it changes no more."""
+
+    type: Literal["voice.asr_text.final"] = "voice.asr_text.final"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: str
+    text: str
+    confidence: Annotated[Probability, Field(description="Mean posterior of the tokens; 0 where there is none.")]
+    seq: Seq = 0
+    start_ms: Annotated[AudioMs, Field(description="First speech sample as decided, without pre-roll.")]
+    end_ms: Annotated[AudioMs, Field(description="After the last speech sample as decided, without trailing silence.")]
+    endpoint: Annotated[Endpoint, Field(description="Why the utterance ended.")]
+    raw_text: Annotated[str, Field(description="Recognised text before punctuation and repairs.")]
+    tokens: Annotated[list[TokenTime], Field(description="Tokens of raw_text with times and posteriors.")]
+    emotion: Annotated[EmotionSummary | None, Field(description="null: off, too short, too uncertain, failed, or not ready in time.")]
+    lost_ms: Annotated[int, Field(ge=0, description="Audio lost inside this utterance; 0 means nothing was lost.")]
+
+
+class EmotionEvent(Event):
+    """Emotion of a finished utterance, after its final."""
+
+    type: Literal["voice.asr_text.emotion"] = "voice.asr_text.emotion"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: str
+    seq: Seq = 0
+    label: EmotionName
+    confidence: Annotated[Probability, Field(description="Score of label.")]
+    scores: Annotated[dict[EmotionName, Probability], Field(description="All nine labels; a label the model lacks scores 0.")]
+    start_ms: AudioMs
+    end_ms: AudioMs
+
+
+class ErrorEvent(Event):
+    """Something went wrong."""
+
+    type: Literal["core.error_event"] = "core.error_event"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: Literal["voice.asr"] = "voice.asr"
+    error_code: ErrorCode
+    message: Annotated[str, Field(description="'Type: text'; never a traceback.")]
+    seq: Seq = 0
+    recoverable: Annotated[bool, Field(description="true: the service goes on.")]
+
+
+class Totals(Event):
+    """Counters of the process."""
+
+    utterances: Annotated[int, Field(ge=0, description="Utterances with text.")] = 0
+    empty_utterances: Annotated[int, Field(ge=0, description="Utterances in which nothing was recognised: no event was sent.")] = 0
+    audio_ms: Annotated[int, Field(ge=0)] = 0
+    lost_ms: Annotated[int, Field(ge=0)] = 0
+    rejected_ms: Annotated[int, Field(ge=0, description="Speech quieter than vad.min_rms.")] = 0
+    errors: Annotated[int, Field(ge=0)] = 0
+
+
+class StatusEvent(Event):
+    """Life cycle of the process (only with --status-events)."""
+
+    type: Literal["core.status_event"] = "core.status_event"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: Literal["voice.asr"] = "voice.asr"
+    state: Literal["loading", "ready", "listening", "audio_lost", "audio_restored", "muted", "stopped"]
+    seq: Seq = 0
+    version: Annotated[str | None, Field(description="Of the service; in ready.")] = None
+    schema_version: Annotated[str | None, Field(description="Of these events; in ready.")] = None
+    model: Annotated[str | None, Field(description="Name of the recognition model; in ready.")] = None
+    totals: Annotated[Totals | None, Field(description="In stopped.")] = None
+
+
+class SpeechStartedEvent(Event):
+    """An utterance began (only with --status-events)."""
+
+    type: Literal["voice.speech.started"] = "voice.speech.started"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: Literal["voice.asr"] = "voice.asr"
+    seq: Seq = 0
+    start_ms: AudioMs
+
+
+class SpeechEndedEvent(Event):
+    """An utterance ended (only with --status-events); its final follows where it has text."""
+
+    type: Literal["voice.speech.ended"] = "voice.speech.ended"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: Literal["voice.asr"] = "voice.asr"
+    seq: Seq = 0
+    end_ms: AudioMs
+    endpoint: Endpoint
+
+
+AnyEvent = PartialEvent | FinalEvent | EmotionEvent | ErrorEvent | StatusEvent | SpeechStartedEvent | SpeechEndedEvent
+
+
+def partial_event(trace_id: str, source: str, hypothesis: Hypothesis, start_sample: int, end_sample: int) -> PartialEvent:
+    """The wire form of a hypothesis."""
+    return PartialEvent(
+        trace_id=trace_id,
+        source=source,
+        text=hypothesis.text,
+        confidence=_rounded(hypothesis.confidence),
+        start_ms=samples_to_ms(start_sample),
+        end_ms=samples_to_ms(end_sample),
+        stable_chars=hypothesis.stable_chars,
+    )
+
+
+def final_event(source: str, transcript: Transcript) -> FinalEvent:
+    """The wire form of a transcript."""
+    emotion = transcript.emotion
+    return FinalEvent(
+        trace_id=transcript.trace_id,
+        source=source,
+        text=transcript.text,
+        confidence=_rounded(transcript.confidence),
+        start_ms=samples_to_ms(transcript.start_sample),
+        end_ms=samples_to_ms(transcript.end_sample),
+        endpoint=transcript.endpoint,
+        raw_text=transcript.raw_text,
+        tokens=[
+            TokenTime(
+                text=token.text.replace(CONTINUES, ""),
+                start_ms=samples_to_ms(token.start_sample),
+                end_ms=samples_to_ms(token.end_sample),
+                confidence=_rounded(token.confidence),
+            )
+            for token in transcript.tokens
+        ],
+        emotion=emotion and EmotionSummary(label=emotion.label, confidence=_rounded(emotion.confidence)),
+        lost_ms=samples_to_ms(transcript.lost_samples),
+    )
+
+
+def emotion_event(trace_id: str, emotion: Emotion) -> EmotionEvent:
+    """The wire form of an emotion."""
+    return EmotionEvent(
+        trace_id=trace_id,
+        source=emotion.source,
+        label=emotion.label,
+        confidence=_rounded(emotion.confidence),
+        scores={label: _rounded(score) for label, score in emotion.scores.items()},
+        start_ms=samples_to_ms(emotion.start_sample),
+        end_ms=samples_to_ms(emotion.end_sample),
+    )
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema of one line of stdout."""
+    adapter: TypeAdapter[AnyEvent] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="type")])
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "One line of the voice ASR service's stdout",
+        "version": SCHEMA_VERSION,
+        **adapter.json_schema(mode="serialization"),
+    }
+
+
+def schema_text() -> str:
+    """The content of ``config/events.schema.json``."""
+    return json.dumps(schema(), ensure_ascii=False, indent=2) + "\n"
+
+
+def _rounded(probability: float) -> float:
+    return round(min(max(probability, 0.0), 1.0), 4)
+
+
+if __name__ == "__main__":
+    SCHEMA_PATH.write_text(schema_text(), encoding="utf-8")
+    sys.stderr.write(f"{SCHEMA_PATH} written\n")

@@ -1,0 +1,81 @@
+"""The one writer that owns the real stdout.
+
+Events -> lines. It holds a private duplicate of file descriptor 1 and the sequence number; descriptor 1 itself points at
+stderr from then on, so that a ``print`` in a library, a progress bar or C code lands in the log. Each line is stamped,
+written whole and flushed at once. Raises ``OutputGone`` when nobody reads any more. Worker thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import sys
+from collections.abc import Callable
+
+from voice.errors import OutputGone, describe
+from voice.output.events import AnyEvent
+
+
+class EventWriter:
+    """Owner of a file descriptor to which nothing but events is written."""
+
+    def __init__(self, file_descriptor: int, now_ms: Callable[[], int]) -> None:
+        """Write to ``file_descriptor``, which becomes the writer's own, with ``now_ms`` as the wall clock."""
+        self._file_descriptor = file_descriptor
+        self._now_ms = now_ms
+        self._seq = 0
+
+    @property
+    def num_lines(self) -> int:
+        """Lines written so far: the last ``seq``."""
+        return self._seq
+
+    def write(self, event: AnyEvent) -> None:
+        """Write one line."""
+        stamped = event.model_copy(update={"ts": self._now_ms(), "seq": self._seq + 1})
+        line = json.dumps(stamped.model_dump(), ensure_ascii=False, allow_nan=False, separators=(", ", ": ")) + "\n"
+        data = memoryview(line.encode("utf-8", errors="replace"))
+        try:
+            while data:
+                data = data[os.write(self._file_descriptor, data) :]
+        except OSError as error:
+            raise OutputGone(f"stdout cannot be written: {describe(error)}") from error
+        self._seq += 1
+
+    def check_reader(self) -> None:
+        """Notice a reader that left, without writing.
+
+        Raises:
+            OutputGone: the other end of the pipe is closed.
+        """
+        if not hasattr(select, "poll"):
+            return  # Windows: only a write tells
+        poll = select.poll()
+        poll.register(self._file_descriptor, 0)
+        if any(flags & (select.POLLERR | select.POLLNVAL) for _, flags in poll.poll(0)):
+            raise OutputGone("stdout cannot be written: its reader is gone")
+
+
+def take_stdout(now_ms: Callable[[], int]) -> EventWriter:
+    """Make stdout the events' own; whatever else writes to descriptor 1 or ``sys.stdout`` reaches stderr.
+
+    Raises:
+        OutputGone: the process was started without a stdout.
+    """
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    try:
+        own = os.dup(1)
+        os.dup2(2, 1)
+    except OSError as error:
+        raise OutputGone(f"stdout is not open: {describe(error)}") from error
+    if sys.platform == "win32":
+        import msvcrt  # noqa: PLC0415
+
+        msvcrt.setmode(own, os.O_BINARY)
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure:
+        reconfigure(line_buffering=True, errors="backslashreplace")
+    return EventWriter(own, now_ms)
