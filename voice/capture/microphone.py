@@ -8,10 +8,11 @@ machine without PortAudio still runs on files.
 
 from __future__ import annotations
 
-import concurrent.futures
 import queue
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,7 @@ class Microphone:
         self._queued_sec = 0.0
         self._lock = threading.Lock()
         self._gap = GapMeter()
-        self._control = concurrent.futures.ThreadPoolExecutor(1, "capture-control")
+        self._control = _ControlThread()
         self._last_frame_at = time.monotonic()
         self._failure: InputError | None = None
         self.ended = False
@@ -98,18 +99,15 @@ class Microphone:
             self._on_control_thread(self._stream.close, _CLOSE_TIMEOUT_SEC)
         except AudioDeviceUnavailable as error:
             log.warning("microphone_close_failed", device=self.name, error=describe(error))
-        self._control.shutdown(wait=False)
 
-    def _on_control_thread(self, call: Any, timeout_sec: float) -> Any:
+    def _on_control_thread(self, call: Callable[[], Any], timeout_sec: float) -> Any:
         try:
             return self._control.submit(call).result(timeout_sec)
-        except InputError:
+        except (InputError, ConfigInvalid):
             raise
-        except ConfigInvalid:
-            raise
-        except concurrent.futures.TimeoutError:
+        except TimeoutError:
             raise AudioDeviceUnavailable(f"PortAudio did not answer within {timeout_sec:.0f} s") from None
-        except Exception as error:  # PortAudioError, OSError without the library: all mean that there is no microphone
+        except Exception as error:  # PortAudioError and what its bindings raise: all mean that there is no microphone
             raise AudioDeviceUnavailable(describe(error)) from error
 
     def _open(self) -> tuple[Any, int, str]:
@@ -146,6 +144,28 @@ class Microphone:
     def _finished(self) -> None:
         if not self.ended:
             self._failure = AudioDeviceLost(f"'{self.name}' stopped delivering audio")
+
+
+class _ControlThread:
+    """Runs calls one after the other; a daemon, so that a call that hangs does not keep the process from leaving."""
+
+    def __init__(self) -> None:
+        self._calls: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()
+        threading.Thread(target=self._run, name="capture-control", daemon=True).start()
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        """Have ``call`` run."""
+        future: Future[Any] = Future()
+        self._calls.put((call, future))
+        return future
+
+    def _run(self) -> None:
+        while True:
+            call, future = self._calls.get()
+            try:
+                future.set_result(call())
+            except BaseException as error:  # noqa: BLE001 -- handed to the caller of submit
+                future.set_exception(error)
 
 
 class GapMeter:

@@ -40,10 +40,8 @@ class PcmStream:
 
     def read(self, timeout_sec: float) -> AudioBlock | None:
         """The next block of up to 0.1 s; None when none came in time or the pipe was closed."""
-        if self.ended:
-            return None
         try:
-            item = self._blocks.get(timeout=timeout_sec)
+            item = self._blocks.get(timeout=timeout_sec) if timeout_sec > 0 else self._blocks.get_nowait()
         except queue.Empty:
             return None
         if isinstance(item, AudioBlock):
@@ -54,7 +52,7 @@ class PcmStream:
         return None
 
     def close(self) -> None:
-        """Read no more. The thread ends with its current read; it is a daemon, so a silent pipe holds nobody up."""
+        """Read no more; what was read waits for ``read``. The thread ends with its current read; it is a daemon, so a silent pipe holds nobody up."""
         self._closing.set()
         self.ended = True
 

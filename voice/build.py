@@ -1,0 +1,146 @@
+"""Settings -> a pipeline with its models loaded. The only place that knows which class serves which setting.
+
+Called on the thread that will run the models. Raises ``ModelLoadFailed``; an optional model that cannot be had is returned as a
+problem instead.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from voice.audio import SAMPLE_RATE_HZ, ms_to_samples
+from voice.config import Mode, Settings
+from voice.endpointing.endpointer import EndpointerSettings, VoiceActivity
+from voice.endpointing.fsmn import FsmnVad
+from voice.endpointing.silero import SileroVad
+from voice.errors import ModelLoadFailed
+from voice.finalization.emotion import Emotion2vec
+from voice.finalization.finalizer import FinalizerSettings, InlineFinalizer
+from voice.funasr_models import load_model, resolve_device, set_num_threads
+from voice.model_store import EMBEDDED, resolve_model
+from voice.pipeline import Pipeline, PipelineSettings
+from voice.recognition.paraformer import ChunkPreset, Paraformer
+from voice.recognition.recognizer import Recognizer
+from voice.recognition.sliced import SlicedRecognizer
+from voice.recognition.streaming import StreamingRecognizer
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What ``build_service`` made."""
+
+    pipeline: Pipeline
+    model_name: str
+    problems: tuple[ModelLoadFailed, ...]
+    """Optional models that could not be loaded; the service runs without them."""
+
+
+def build_service(settings: Settings, mode: Mode) -> Service:
+    """Load every model and put the stages together.
+
+    Raises:
+        ModelLoadFailed: recognition or voice activity cannot be had.
+    """
+    device = resolve_device(settings.model.device_type)
+    directory = _recognition_directory(settings)
+    model = Paraformer(load_model(directory, "ParaformerStreaming", device))
+    vad = _build_vad(settings)
+    emotion, problems = None, []
+    try:
+        emotion = _build_emotion(settings, device)
+    except ModelLoadFailed as error:
+        problems.append(error)
+    set_num_threads(settings.model.num_threads or min(2, os.cpu_count() or 1))
+    recognizer = _build_recognizer(settings, mode, model)
+    warm_up(recognizer, vad)
+    finalizer = InlineFinalizer(_finalizer_settings(settings), emotion)
+    pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, new_trace_id)
+    name = str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
+    log.info("models_loaded", recognition=str(directory), mode=mode, device=device, vad=settings.vad.engine, emotion=emotion is not None)
+    return Service(pipeline, name, tuple(problems))
+
+
+def new_trace_id() -> str:
+    """16 hex digits."""
+    return secrets.token_hex(8)
+
+
+def warm_up(recognizer: Recognizer, vad: VoiceActivity) -> None:
+    """Pay the first call's costs (kernel selection, memory) before anybody speaks."""
+    vad.probability(np.zeros(vad.window_samples, np.float32))
+    vad.reset()
+    stream = recognizer.create_stream(0)
+    stream.accept(np.zeros(2 * SAMPLE_RATE_HZ, np.float32))
+    stream.finish()
+
+
+def _recognition_directory(settings: Settings) -> Path:
+    if settings.embedded:
+        return resolve_model(str(EMBEDDED / "asr"), settings.model.hub)
+    if settings.model_dir is not None:
+        return resolve_model(str(Path(settings.model_dir).expanduser().absolute()), settings.model.hub)
+    return resolve_model(settings.model.name, settings.model.hub)
+
+
+def _build_recognizer(settings: Settings, mode: Mode, model: Paraformer) -> Recognizer:
+    if mode == "streaming":
+        return StreamingRecognizer(model, ChunkPreset(*settings.chunk_size, *settings.look_backs))
+    return SlicedRecognizer(
+        model,
+        slice_samples=round(settings.chunk_sec * SAMPLE_RATE_HZ),
+        context_samples=round(settings.sliced.context_sec * SAMPLE_RATE_HZ),
+        edge_samples=ms_to_samples(settings.sliced.edge_ms),
+    )
+
+
+def _build_vad(settings: Settings) -> VoiceActivity:
+    if settings.vad.engine == "silero":
+        return SileroVad()
+    return FsmnVad(load_model(resolve_model(settings.vad.model, settings.model.hub), "FsmnVADStreaming", "cpu"))
+
+
+def _build_emotion(settings: Settings, device: str) -> Emotion2vec | None:
+    if not settings.emotion.enabled:
+        return None
+    name = settings.emotion.model
+    if settings.embedded and not Path(name).is_dir():
+        if not (EMBEDDED / "emotion").is_dir():
+            log.warning("emotion_unavailable", reason="no emotion model ships with the repository and --embedded downloads nothing")
+            return None
+        name = str(EMBEDDED / "emotion")
+    return Emotion2vec(load_model(resolve_model(name, settings.model.hub), "Emotion2vec", device), name)
+
+
+def _pipeline_settings(settings: Settings) -> PipelineSettings:
+    threshold, release_threshold = settings.vad.thresholds
+    return PipelineSettings(
+        endpointer=EndpointerSettings(
+            threshold=threshold,
+            release_threshold=release_threshold,
+            min_speech=ms_to_samples(settings.vad.min_speech_ms),
+            endpoint_silence=ms_to_samples(settings.endpoint_silence_ms),
+            speculate_after=ms_to_samples(settings.final.speculate_after_ms),
+            max_utterance=round(settings.vad.max_utterance_sec * SAMPLE_RATE_HZ),
+            min_rms=settings.vad.min_rms,
+        ),
+        channel=settings.audio.channel,
+        pre_roll=ms_to_samples(settings.vad.pre_roll_ms),
+        provisional_max_load_sec=settings.streaming.provisional_max_load_sec,
+        speech_events=settings.output.status_events,
+    )
+
+
+def _finalizer_settings(settings: Settings) -> FinalizerSettings:
+    return FinalizerSettings(
+        emotion_min_samples=ms_to_samples(settings.emotion.min_audio_ms),
+        emotion_max_samples=round(settings.emotion.max_audio_sec * SAMPLE_RATE_HZ),
+        emotion_min_confidence=settings.emotion.min_confidence,
+    )

@@ -1,0 +1,256 @@
+"""The process around the pipeline: the only place for signals, the clock, the input's life, and exit codes.
+
+One worker, the main thread, reads blocks from the source, runs the pipeline and writes its events. Policy (go on, finish, leave)
+is decided here and nowhere else. It holds the source, the pipeline, the writer and the stop request.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from voice import __version__
+from voice.audio import AudioBlock, samples_to_ms
+from voice.build import Service, build_service, new_trace_id
+from voice.capture.microphone import Microphone, MicrophoneSettings
+from voice.capture.pcm_stream import PcmStream
+from voice.capture.source import AudioSource
+from voice.capture.wav_file import WavFile
+from voice.config import Mode, Settings
+from voice.errors import EXIT_BUG, EXIT_OK, AudioDeviceUnavailable, ErrorCode, InputError, OutputGone, VoiceError, describe
+from voice.output.events import SCHEMA_VERSION, AnyEvent, ErrorEvent, FinalEvent, PartialEvent, StatusEvent
+from voice.output.writer import EventWriter, take_stdout
+from voice.pipeline import UtteranceSummary
+
+_READ_TIMEOUT_SEC = 0.25
+_DRAIN_SEC = 2.0
+"""Audio that waits at a stop is decoded for so long; the rest counts as lost, so that the final comes within 3 s."""
+_MAX_FAILURES_IN_A_ROW = 5
+
+log = structlog.get_logger()
+
+
+class StopRequest:
+    """SIGINT and SIGTERM: the first asks to stop, the second leaves at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.interrupts = False
+        """While set, the first signal raises ``Interrupted`` instead of waiting to be noticed."""
+
+    def install(self) -> None:
+        """Take the signals over; main thread only."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.requested:
+            os._exit(128 + number)
+        self.requested = True
+        if self.interrupts:
+            raise Interrupted
+
+
+class Interrupted(Exception):
+    """A stop was requested while models were loading."""
+
+
+class Daemon:
+    """One run of the service."""
+
+    def __init__(self, settings: Settings, mode: Mode, writer: EventWriter, stop: StopRequest) -> None:
+        self._settings = settings
+        self._mode: Mode = mode
+        self._writer = writer
+        self._stop = stop
+        self._failures_in_a_row = 0
+        self._compute_sec = 0.0
+        self._queue_peak_sec = 0.0
+
+    def run(self) -> int:
+        """Load, listen until the end, leave in order; the exit code."""
+        source: AudioSource | None = None
+        try:
+            self._status("loading")
+            self._stop.interrupts = True
+            source = open_source(self._settings)
+            service = build_service(self._settings, self._mode)
+            self._stop.interrupts = False
+            return self._serve(source, service)
+        except Interrupted:
+            log.info("stopped_while_loading")
+            self._status("stopped")
+            return EXIT_OK
+        finally:
+            self._stop.interrupts = False
+            if source is not None:
+                source.close()
+
+    def _serve(self, source: AudioSource, service: Service) -> int:
+        for problem in service.problems:
+            log.error("optional_model_missing", error=describe(problem))
+            self._write(service.pipeline.report_error(problem.error_code, describe(problem), recoverable=True))
+        self._status("ready", version=__version__, schema_version=SCHEMA_VERSION, model=service.model_name)
+        self._status("listening")
+        code = EXIT_OK
+        try:
+            while not source.ended and not self._stop.requested:
+                self._writer.check_reader()
+                block = source.read(_READ_TIMEOUT_SEC)
+                if block is not None:
+                    self._process(source, service, block)
+            self._drain(source, service)
+        except InputError as error:
+            log.error("input_failed", error=describe(error))
+            self._write(service.pipeline.report_error(error.error_code, describe(error), recoverable=False))
+            endpoint = "audio_lost" if isinstance(error, AudioDeviceUnavailable) else "end_of_input"
+            self._guarded(service, lambda: service.pipeline.finish(endpoint))
+            code = error.exit_code
+        totals = service.pipeline.totals
+        self._status("stopped", totals=totals)
+        log.info("service_stopped", exit_code=code, lines=self._writer.num_lines, **totals.model_dump())
+        return code
+
+    def _drain(self, source: AudioSource, service: Service) -> None:
+        """Finish: what waits is decoded while there is time, the utterance in flight gets its final."""
+        source.close()
+        deadline = time.monotonic() + _DRAIN_SEC
+        while (block := source.read(0)) is not None:
+            if time.monotonic() < deadline:
+                self._process(source, service, block)
+            else:
+                service.pipeline.discard(block)
+        endpoint = "shutdown" if self._stop.requested else "end_of_input"
+        self._guarded(service, lambda: service.pipeline.finish(endpoint))
+
+    def _process(self, source: AudioSource, service: Service, block: AudioBlock) -> None:
+        self._guarded(service, lambda: service.pipeline.process(block, source.waiting_sec))
+        self._queue_peak_sec = max(self._queue_peak_sec, source.waiting_sec)
+
+    def _guarded(self, service: Service, call: Callable[[], list[AnyEvent]]) -> None:
+        """Run the pipeline; an exception costs neither the process nor the final, unless it keeps coming."""
+        in_utterance = service.pipeline.in_utterance
+        started = time.perf_counter()
+        while True:
+            try:
+                events = call()
+                break
+            except VoiceError:
+                raise
+            except Exception as error:
+                self._failures_in_a_row += 1
+                log.exception("inference_failed", in_a_row=self._failures_in_a_row)
+                if self._failures_in_a_row > _MAX_FAILURES_IN_A_ROW:
+                    raise
+                failure = error
+                call = lambda: service.pipeline.recover(failure)  # noqa: E731 -- the same call, next time round
+        if any(isinstance(event, PartialEvent | FinalEvent) for event in events) and not any(isinstance(event, ErrorEvent) for event in events):
+            self._failures_in_a_row = 0
+        self._write(events)
+        if in_utterance or service.pipeline.in_utterance:
+            self._compute_sec += time.perf_counter() - started
+        for summary in service.pipeline.take_summaries():
+            self._log_utterance(summary)
+
+    def _log_utterance(self, summary: UtteranceSummary) -> None:
+        """The one canonical line of an utterance; nothing of what was said."""
+        audio_sec = max(summary.end_sample - summary.start_sample, 1) / 16_000
+        log.info(
+            "utterance_finished",
+            trace_id=summary.trace_id,
+            start_ms=samples_to_ms(summary.start_sample),
+            end_ms=samples_to_ms(summary.end_sample),
+            endpoint=summary.endpoint,
+            tokens=summary.num_tokens,
+            confidence=round(summary.confidence, 3),
+            compute_ms=round(self._compute_sec * 1000),
+            real_time_factor=round(self._compute_sec / audio_sec, 3),
+            queue_peak_sec=round(self._queue_peak_sec, 2),
+            lost_ms=samples_to_ms(summary.lost_samples),
+        )
+        self._compute_sec = self._queue_peak_sec = 0.0
+
+    def _write(self, events: list[AnyEvent]) -> None:
+        for event in events:
+            self._writer.write(event)
+
+    def _status(self, state: str, **fields: object) -> None:
+        if self._settings.output.status_events:
+            self._writer.write(StatusEvent.model_validate({"trace_id": new_trace_id(), "state": state, **fields}))
+
+
+def run_service(settings: Settings, mode: Mode) -> int:
+    """Run the service in this process: takes stdout and the signals over. Returns the exit code; never raises."""
+    try:
+        writer = take_stdout(lambda: time.time_ns() // 1_000_000)
+    except OutputGone as error:
+        log.error("output_gone", error=describe(error))
+        return error.exit_code
+    stop = StopRequest()
+    stop.install()
+    try:
+        return Daemon(settings, mode, writer, stop).run()
+    except OutputGone as error:
+        log.error("output_gone", error=describe(error), lines=writer.num_lines)
+        return error.exit_code
+    except VoiceError as error:
+        log.error("service_failed", error=describe(error), exit_code=error.exit_code)
+        return _report(writer, error.error_code, error, error.exit_code)
+    except Exception as error:
+        log.exception("service_crashed", exit_code=EXIT_BUG)
+        return _report(writer, "runtime_error", error, EXIT_BUG)
+
+
+def _report(writer: EventWriter, code: ErrorCode, error: Exception, exit_code: int) -> int:
+    """Tell the reader of stdout why the service leaves."""
+    try:
+        writer.write(ErrorEvent(trace_id=new_trace_id(), error_code=code, message=describe(error), recoverable=False))
+    except OutputGone as gone:
+        log.error("output_gone", error=describe(gone))
+    return exit_code
+
+
+def open_source(settings: Settings) -> AudioSource:
+    """The input that the settings name, open.
+
+    Raises:
+        InputError: it cannot be opened.
+        ConfigInvalid: a device index that does not exist.
+    """
+    audio = settings.audio
+    if audio.input == "-":
+        return PcmStream(sys.stdin.fileno(), audio.sample_rate)
+    if audio.input != "mic":
+        return WavFile(Path(audio.input).expanduser(), pace=_real_time_pace() if audio.realtime else None)
+    return Microphone(
+        MicrophoneSettings(
+            device=audio.device,
+            channels=2 if audio.channel == "mix" else audio.channel + 1,
+            block_sec=audio.block_ms / 1000,
+            latency_sec=audio.latency_sec,
+            queue_sec=audio.queue_sec,
+            stall_sec=audio.stall_ms / 1000,
+        )
+    )
+
+
+def _real_time_pace() -> Callable[[float], float]:
+    """Sleeps until a position is due; returns by how many seconds the caller is late."""
+    started: list[float] = []
+
+    def pace(position_sec: float) -> float:
+        started or started.append(time.monotonic())
+        ahead_sec = position_sec - (time.monotonic() - started[0])
+        if ahead_sec > 0:
+            time.sleep(ahead_sec)
+        return max(-ahead_sec, 0.0)
+
+    return pace
