@@ -60,7 +60,7 @@ def _list_devices() -> int:
 def _parser(mode: Mode) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=_DESCRIPTIONS[mode],
-        epilog="Every setting stands in config/default.yaml and can be set there, in the environment as VOICE_ASR__SECTION__KEY, or in --config.",
+        epilog="All settings stand in config/default.yaml; set them with --config FILE or as VOICE_ASR__SECTION__KEY.",
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )

@@ -323,6 +323,9 @@ def _allowed(field: FieldInfo) -> str:
     return _allowed_by(field.annotation, field.metadata) or (field.description or "")
 
 
+_PLAIN_WORDS: dict[Any, str] = {type(None): "null", bool: "true, false", str: "text"}
+
+
 def _allowed_by(annotation: Any, metadata: list[Any]) -> str:
     """A type with its constraints in words: ``100..10000``, ``silero, fsmn``, ``null``."""
     origin = typing.get_origin(annotation)
@@ -334,13 +337,10 @@ def _allowed_by(annotation: Any, metadata: list[Any]) -> str:
         return " or ".join(filter(None, (_allowed_by(part, metadata) for part in typing.get_args(annotation))))
     if origin is Literal:
         return ", ".join(str(value) for value in typing.get_args(annotation))
-    if annotation is type(None):
-        return "null"
-    if annotation is bool:
-        return "true, false"
+    if annotation in _PLAIN_WORDS:
+        return _PLAIN_WORDS[annotation]
     bounds = {name: getattr(item, name) for item in metadata for name in ("ge", "gt", "le", "lt") if hasattr(item, name)}
-    if annotation in (int, float):
-        number = "whole number" if annotation is int else "number"
-        low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
-        return f"{low}..{high}" + (" (bounds excluded)" if "gt" in bounds else "") if low is not None else number
-    return "text" if annotation is str else ""
+    low, high = bounds.get("ge", bounds.get("gt")), bounds.get("le", bounds.get("lt"))
+    if low is None:
+        return ""
+    return f"{low}..{high}" + (" (bounds excluded)" if "gt" in bounds else "")

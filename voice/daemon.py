@@ -6,6 +6,7 @@ is decided here and nowhere else. It holds the source, the pipeline, the writer 
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
@@ -28,6 +29,7 @@ from voice.errors import EXIT_BUG, EXIT_OK, AudioDeviceUnavailable, ErrorCode, I
 from voice.output.events import SCHEMA_VERSION, AnyEvent, ErrorEvent, FinalEvent, PartialEvent, StatusEvent
 from voice.output.writer import EventWriter, take_stdout
 from voice.pipeline import UtteranceSummary
+from voice.transcript import Endpoint
 
 _READ_TIMEOUT_SEC = 0.25
 _DRAIN_SEC = 2.0
@@ -111,7 +113,7 @@ class Daemon:
         except InputError as error:
             log.error("input_failed", error=describe(error))
             self._write(service.pipeline.report_error(error.error_code, describe(error), recoverable=False))
-            endpoint = "audio_lost" if isinstance(error, AudioDeviceUnavailable) else "end_of_input"
+            endpoint: Endpoint = "audio_lost" if isinstance(error, AudioDeviceUnavailable) else "end_of_input"
             self._guarded(service, lambda: service.pipeline.finish(endpoint))
             code = error.exit_code
         totals = service.pipeline.totals
@@ -128,7 +130,7 @@ class Daemon:
                 self._process(source, service, block)
             else:
                 service.pipeline.discard(block)
-        endpoint = "shutdown" if self._stop.requested else "end_of_input"
+        endpoint: Endpoint = "shutdown" if self._stop.requested else "end_of_input"
         self._guarded(service, lambda: service.pipeline.finish(endpoint))
 
     def _process(self, source: AudioSource, service: Service, block: AudioBlock) -> None:
@@ -150,9 +152,10 @@ class Daemon:
                 log.exception("inference_failed", in_a_row=self._failures_in_a_row)
                 if self._failures_in_a_row > _MAX_FAILURES_IN_A_ROW:
                     raise
-                failure = error
-                call = lambda: service.pipeline.recover(failure)  # noqa: E731 -- the same call, next time round
-        if any(isinstance(event, PartialEvent | FinalEvent) for event in events) and not any(isinstance(event, ErrorEvent) for event in events):
+                call = functools.partial(service.pipeline.recover, error)
+        if any(isinstance(event, PartialEvent | FinalEvent) for event in events) and not any(
+            isinstance(event, ErrorEvent) for event in events
+        ):
             self._failures_in_a_row = 0
         self._write(events)
         if in_utterance or service.pipeline.in_utterance:
@@ -247,7 +250,8 @@ def _real_time_pace() -> Callable[[float], float]:
     started: list[float] = []
 
     def pace(position_sec: float) -> float:
-        started or started.append(time.monotonic())
+        if not started:
+            started.append(time.monotonic())
         ahead_sec = position_sec - (time.monotonic() - started[0])
         if ahead_sec > 0:
             time.sleep(ahead_sec)

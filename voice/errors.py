@@ -16,7 +16,7 @@ Everything else that reaches ``voice.daemon`` is a bug: ``runtime_error``, exit 
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Literal
 
 ErrorCode = Literal[
     "audio_device_unavailable",
@@ -45,14 +45,14 @@ EXIT_BUG = 70
 class VoiceError(Exception):
     """A failure that the service understands; ``str(error)`` names what and where in one line."""
 
-    error_code: ClassVar[ErrorCode] = "runtime_error"
-    exit_code: ClassVar[int] = EXIT_BUG
+    error_code: ErrorCode = "runtime_error"
+    exit_code: int = EXIT_BUG
 
 
 class ConfigInvalid(VoiceError):
     """A setting is unknown, malformed or out of range. ``problems`` lists all of them, a line each."""
 
-    error_code = "config_invalid"
+    error_code: ErrorCode = "config_invalid"
     exit_code = EXIT_CONFIG
 
     def __init__(self, problems: list[str]) -> None:
@@ -63,14 +63,14 @@ class ConfigInvalid(VoiceError):
 class ModelLoadFailed(VoiceError):
     """A model could not be found, downloaded, or trusted."""
 
-    error_code = "model_load_failed"
+    error_code: ErrorCode = "model_load_failed"
     exit_code = EXIT_MODEL
 
 
 class InputError(VoiceError):
     """The audio input cannot be used."""
 
-    error_code = "input_unreadable"
+    error_code: ErrorCode = "input_unreadable"
     exit_code = EXIT_INPUT
 
 
@@ -81,13 +81,13 @@ class InputUnreadable(InputError):
 class AudioDeviceUnavailable(InputError):
     """There is no such capture device, or it cannot be opened."""
 
-    error_code = "audio_device_unavailable"
+    error_code: ErrorCode = "audio_device_unavailable"
 
 
 class AudioDeviceLost(AudioDeviceUnavailable):
     """The capture device was open and stopped delivering."""
 
-    error_code = "audio_device_lost"
+    error_code: ErrorCode = "audio_device_lost"
 
 
 class OutputGone(VoiceError):

@@ -154,7 +154,7 @@ def _files(directory: Path) -> dict[str, Path]:
     """The model's files by FunASR's names for them; all of them exist."""
     names = {"config": "config.yaml", "init_param": "model.pt", "token_list": "tokens.json", "cmvn_file": "am.mvn"}
     if not (directory / "tokens.json").exists() and (directory / "tokens.txt").exists():
-        names["token_list"] = "tokens.txt"
+        names["token_list"] = "tokens.txt"  # noqa: S105 -- a vocabulary
     description = directory / "configuration.json"
     if description.exists():
         try:
@@ -198,7 +198,7 @@ def _read_tokens(path: Path) -> tuple[str, ...]:
 
 
 def _read_weights(path: Path, scope_map: list[str] | str) -> dict[str, Any]:
-    """State dict of float32 tensors, keys renamed as FunASR's loader would (scope_map: pairs of file prefix, module prefix)."""
+    """State dict in float32, keys renamed as FunASR's loader would: ``scope_map`` pairs prefixes of file and module."""
     import torch  # noqa: PLC0415
 
     try:
@@ -212,9 +212,10 @@ def _read_weights(path: Path, scope_map: list[str] | str) -> dict[str, Any]:
         raise ModelLoadFailed(f"{path} holds no state dict")
     pairs = scope_map.split(",") if isinstance(scope_map, str) else list(scope_map)
     pairs += ["module.", "None"]
-    for source, target in zip(pairs[::2], pairs[1::2], strict=False):
-        source, target = ("" if prefix.lower() == "none" else prefix for prefix in (source, target))
-        state = {target + key.removeprefix(source) if source and key.startswith(source) else key: value for key, value in state.items()}
+    prefixes = ["" if prefix.lower() == "none" else prefix for prefix in pairs]
+    for source, target in zip(prefixes[::2], prefixes[1::2], strict=False):
+        if source:
+            state = {target + key.removeprefix(source) if key.startswith(source) else key: value for key, value in state.items()}
     return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
 
 

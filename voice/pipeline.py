@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -141,6 +141,10 @@ class Pipeline:
         )
 
     @property
+    def _current_trace_id(self) -> str | None:
+        return self._utterance.trace_id if self._utterance else None
+
+    @property
     def in_utterance(self) -> bool:
         """Whether somebody is speaking."""
         return self._utterance is not None
@@ -188,7 +192,7 @@ class Pipeline:
 
     def report_error(self, code: ErrorCode, message: str, *, recoverable: bool) -> list[AnyEvent]:
         """Events for a failure outside, tied to the utterance in flight where there is one."""
-        self._error(code, message, self._utterance and self._utterance.trace_id, recoverable=recoverable)
+        self._error(code, message, self._current_trace_id, recoverable=recoverable)
         return self._take_events()
 
     def take_summaries(self) -> list[UtteranceSummary]:
@@ -271,9 +275,7 @@ class Pipeline:
         hypothesis = _joined(utterance.kept, utterance.stream.hypothesis(provisional=provisional))
         text = hypothesis.text
         if text and text != utterance.shown.text:
-            event = partial_event(
-                utterance.trace_id, self._recognizer.source, hypothesis, utterance.start, utterance.stream.decoded_until
-            )
+            event = partial_event(utterance.trace_id, self._recognizer.source, hypothesis, utterance.start, utterance.stream.decoded_until)
             self._events.append(event)
             utterance.shown = hypothesis
 
@@ -321,7 +323,7 @@ class Pipeline:
         self._utterances += 1
         transcript = Transcript(
             utterance.trace_id,
-            hypothesis.tokens,
+            _within_speech(hypothesis.tokens, ended.end_sample),
             utterance.start,
             ended.end_sample,
             ended.endpoint,
@@ -354,8 +356,8 @@ class Pipeline:
             self._utterance.lost += lost
         at = self._now + len(self._window)
         if self._last_loss is None or at - self._last_loss > _LOSS_EPISODE_SAMPLES:
-            trace_id = self._utterance and self._utterance.trace_id
-            self._error("audio_overrun", f"AudioLost: {samples_to_ms(lost)} ms and what may follow: {reason}", trace_id)
+            message = f"AudioLost: {samples_to_ms(lost)} ms and what may follow: {reason}"
+            self._error("audio_overrun", message, self._current_trace_id)
         self._last_loss = at + lost
 
     def _error(self, code: ErrorCode, message: str, trace_id: str | None = None, *, recoverable: bool = True) -> None:
@@ -376,9 +378,7 @@ class _AudioHistory:
 
     def slice(self, start: int, end: int) -> Samples:
         """Samples from ``start`` to before ``end``, a copy."""
-        parts = [
-            piece[max(start - at, 0) : max(end - at, 0)] for at, piece in self._pieces if at < end and at + len(piece) > start
-        ]
+        parts = [piece[max(start - at, 0) : max(end - at, 0)] for at, piece in self._pieces if at < end and at + len(piece) > start]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
     def forget_before(self, sample: int) -> None:
@@ -396,3 +396,8 @@ def _joined(kept: tuple[Token, ...], hypothesis: Hypothesis) -> Hypothesis:
         kept + tuple(token for token in hypothesis.committed if token.end_sample > end),
         tuple(token for token in hypothesis.provisional if token.end_sample > end),
     )
+
+
+def _within_speech(tokens: tuple[Token, ...], speech_end: int) -> tuple[Token, ...]:
+    """Tokens that end with the speech at the latest: the flush can fire the last one in the silence behind it."""
+    return tuple(replace(token, end_sample=speech_end) if token.start_sample < speech_end < token.end_sample else token for token in tokens)

@@ -156,4 +156,4 @@ def _is_letter(word: str) -> bool:
 
 
 def _is_latin(word: str) -> bool:
-    return all(char.isascii() and char.isalpha() or char == "'" for char in word)
+    return all((char.isascii() and char.isalpha()) or char == "'" for char in word)

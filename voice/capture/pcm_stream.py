@@ -52,7 +52,7 @@ class PcmStream:
         return None
 
     def close(self) -> None:
-        """Read no more; what was read waits for ``read``. The thread ends with its current read; it is a daemon, so a silent pipe holds nobody up."""
+        """Read no more; what was read waits for ``read``. The thread is a daemon: a silent pipe holds nobody up."""
         self._closing.set()
         self.ended = True
 

@@ -59,4 +59,4 @@ def name_of(label: str) -> EmotionName | None:
     """Our name of a model's label, None for a label that is none of the nine."""
     bare = label.rpartition("/")[2].strip().lower()
     bare = _SYNONYMS.get(bare, bare)
-    return bare if bare in EMOTION_NAMES else None  # type: ignore[return-value]  # mypy does not narrow a Literal by membership
+    return bare if bare in EMOTION_NAMES else None

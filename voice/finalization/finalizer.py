@@ -73,7 +73,7 @@ class InlineFinalizer:
         emotion = None
         try:
             emotion = self._hear_emotion(draft)
-        except Exception as error:  # noqa: BLE001 -- an optional part may fail in any way without costing the final
+        except Exception as error:  # an optional part may fail in any way without costing the final
             log.warning("emotion_failed", trace_id=draft.transcript.trace_id, exc_info=True)
             failures.append(("emotion_failed", describe(error)))
         self._done.append(Finalized(replace(draft.transcript, emotion=emotion), tuple(failures)))

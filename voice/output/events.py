@@ -198,7 +198,7 @@ def final_event(source: str, transcript: Transcript) -> FinalEvent:
             )
             for token in transcript.tokens
         ],
-        emotion=emotion and EmotionSummary(label=emotion.label, confidence=_rounded(emotion.confidence)),
+        emotion=EmotionSummary(label=emotion.label, confidence=_rounded(emotion.confidence)) if emotion else None,
         lost_ms=samples_to_ms(transcript.lost_samples),
     )
 

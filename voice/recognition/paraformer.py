@@ -27,8 +27,8 @@ from voice.transcript import Token
 FRAME_SAMPLES = 960
 """One low-frame-rate feature frame: six frame shifts of 10 ms."""
 
-_ONSET_WEIGHT = 0.05
-"""A token starts where its CIF weight passes this: silence leaks a little weight into the token that follows it."""
+_LITTLE_WEIGHT = 0.05
+"""A token's time begins where its CIF weight passes this, and ends with the last frame that gives more: silence leaks a little."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,8 @@ class CifState:
     """(width,), weighted mean of the frames the weight came from."""
     onset_frame: int | None = None
     """Where the token that is being integrated started."""
+    end_frame: int = 0
+    """After the last frame that gave it more than a little weight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,7 @@ class Firing:
     """(width,)"""
     start_frame: int
     end_frame: int
-    """After the frame in which it fired."""
+    """After the frame in which it fired; fired by the tail weight, after the last frame that mattered to it."""
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ class Paraformer:
         return ChunkState(encoder, decoder, CifState(np.float32(0), np.zeros(self._width, np.float32)))
 
     def features(self, samples: Samples, cache: dict[str, Any], *, is_final: bool) -> Any:
-        """torch float32, (1, num_frames, 560); the frontend holds back up to 100 ms in ``cache`` unless final."""
+        """Return torch float32, (1, num_frames, 560); the frontend holds back up to 100 ms in ``cache`` unless final."""
         waveform = self._torch.from_numpy(np.array(samples, np.float32))[None]
         frames, _ = self._model.frontend(waveform, self._torch.tensor([waveform.shape[1]]), cache=cache, is_final=is_final)
         if frames.ndim != 3:
@@ -169,24 +171,26 @@ class Paraformer:
         The same float32 operations in the same order as ``CifPredictorV2.forward_chunk`` (equal, not close: a test says so).
         """
         fired: list[Firing] = []
-        weight, onset = cif.weight, cif.onset_frame
+        weight, onset, end = cif.weight, cif.onset_frame, cif.end_frame
         frames = cif.weight * cif.hidden
-        steps = [(chunk.weights[row], chunk.hidden[row], chunk.first_frame + row) for row in rows]
+        steps: list[tuple[Any, Any, int | None]] = [(chunk.weights[row], chunk.hidden[row], chunk.first_frame + row) for row in rows]
         if is_final:
-            steps.append((self._tail_weight, np.zeros(self._width, np.float32), chunk.first_frame + rows.stop - 1))
+            steps.append((self._tail_weight, np.zeros(self._width, np.float32), None))
         for alpha, hidden, frame in steps:
+            if frame is not None and alpha > _LITTLE_WEIGHT:
+                end = frame + 1
             if alpha + weight < self._threshold:
                 weight = weight + alpha
                 frames = frames + alpha * hidden
             else:
                 frames = frames + (self._threshold - weight) * hidden
-                fired.append(Firing(frames, frame if onset is None else onset, frame + 1))
+                fired.append(Firing(frames, end - 1 if onset is None else onset, end))
                 weight = weight + alpha - self._threshold
                 frames, onset = weight * hidden, None
-            if onset is None and weight > _ONSET_WEIGHT:
+            if onset is None and weight > _LITTLE_WEIGHT and frame is not None:
                 onset = frame
         mean = frames / weight if weight > 0 else frames
-        return fired, CifState(weight, mean, onset)
+        return fired, CifState(weight, mean, onset, end)
 
     def decode(self, chunk: EncodedChunk, fired: list[Firing], cache: dict[str, Any], first_sample: int) -> list[Token]:
         """Name the fired tokens. As FunASR does: no call when nothing fired, and sos, eos and blank are dropped.

@@ -91,10 +91,8 @@ class StreamingStream:
 
     def _flush(self, features: Any | None, state: ChunkState) -> list[Token]:
         """Tokens of the last chunk: the context the encoder holds, and ``features`` where there are any."""
-        if features is None:
-            chunk = self._model.encode_tail(state, self._preset)
-        else:
-            chunk = self._model.encode(features, state, self._preset)
+        model, preset = self._model, self._preset
+        chunk = model.encode_tail(state, preset) if features is None else model.encode(features, state, preset)
         rows = range(self._preset.left, len(chunk.weights))
         fired, _ = self._model.integrate(chunk, rows, state.cif, is_final=True)
         return self._model.decode(chunk, fired, state.decoder, self._first_sample)

