@@ -220,11 +220,10 @@ def _read_weights(path: Path, scope_map: list[str] | str) -> dict[str, Any]:
 
 
 def _check_vocabulary(tokens: tuple[str, ...], weights: dict[str, Any], files: dict[str, Path]) -> None:
+    vocabulary, trained = files["token_list"], files["init_param"].name
     for key in ("decoder.output_layer.weight", "proj.weight"):
         if tokens and key in weights and len(weights[key]) != len(tokens):
-            raise ModelLoadFailed(
-                f"{files['token_list']} has {len(tokens)} tokens, but {files['init_param'].name} was trained with {len(weights[key])} ({key})"
-            )
+            raise ModelLoadFailed(f"{vocabulary} has {len(tokens)} tokens, but {trained} was trained with {len(weights[key])} ({key})")
 
 
 def _parts(config: dict[str, Any], tokens: tuple[str, ...], files: dict[str, Path]) -> tuple[Any, Any, Callable[[], Any]]:

@@ -1,0 +1,30 @@
+"""Shared fixtures: the real embedded model, loaded once."""
+
+from __future__ import annotations
+
+import pytest
+from harness import EMBEDDED_ASR
+
+from voice.funasr_models import FunasrModel, load_model, set_num_threads
+from voice.recognition.paraformer import ChunkPreset, Paraformer
+
+TRAINED = ChunkPreset(0, 10, 5, encoder_look_back=4, decoder_look_back=1)
+PRESETS = {
+    "0-10-5": TRAINED,
+    "0-8-4": ChunkPreset(0, 8, 4, encoder_look_back=4, decoder_look_back=1),
+    "5-10-5": ChunkPreset(5, 10, 5, encoder_look_back=0, decoder_look_back=0),
+}
+
+
+@pytest.fixture(scope="session")
+def funasr_model() -> FunasrModel:
+    """The embedded model with its weights."""
+    model = load_model(EMBEDDED_ASR, "ParaformerStreaming", "cpu")
+    set_num_threads(2)
+    return model
+
+
+@pytest.fixture(scope="session")
+def paraformer(funasr_model: FunasrModel) -> Paraformer:
+    """The embedded model behind our operations."""
+    return Paraformer(funasr_model)

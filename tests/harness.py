@@ -1,0 +1,178 @@
+"""What several test files need: the examples, the service as a parent process sees it, and the schema every line must meet."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import soundfile
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+EXAMPLES = REPOSITORY / "examples"
+EMBEDDED_ASR = REPOSITORY / "models" / "embedded" / "asr"
+ENTRIES = {"sliced": "asr_service.py", "streaming": "asr_service_streaming.py"}
+
+Event = dict[str, Any]
+
+
+@functools.cache
+def example(name: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Samples (float32, 16 kHz mono) and the text of each utterance."""
+    samples, rate_hz = soundfile.read(EXAMPLES / f"{name}.wav", dtype="float32")
+    assert rate_hz == 16_000
+    return samples, tuple((EXAMPLES / f"{name}.txt").read_text(encoding="utf-8").split())
+
+
+def example_names() -> list[str]:
+    return sorted(path.stem for path in EXAMPLES.glob("*.wav"))
+
+
+@functools.cache
+def _validator() -> jsonschema.Draft202012Validator:
+    schema = json.loads((REPOSITORY / "config" / "events.schema.json").read_text(encoding="utf-8"))
+    return jsonschema.Draft202012Validator(schema)
+
+
+def parse_events(stdout: bytes | str) -> list[Event]:
+    """Every line as an event; fails on a byte that is not part of a valid one, on a gap in seq, on a broken guarantee."""
+    text = stdout.decode("utf-8") if isinstance(stdout, bytes) else stdout
+    assert text == "" or text.endswith("\n"), "the last line is not whole"
+    events = [json.loads(line) for line in text.splitlines()]
+    for event in events:
+        _validator().validate(event)
+    assert [event["seq"] for event in events] == list(range(1, len(events) + 1))
+    check_guarantees(events)
+    return events
+
+
+def check_guarantees(events: list[Event]) -> None:
+    """Guarantees 2, 3 and 4 of the contract, as a reader sees them."""
+    finals = of_type(events, "final")
+    final_ids = [event["trace_id"] for event in finals]
+    assert len(final_ids) == len(set(final_ids)), "an utterance has two finals"
+    open_id: str | None = None
+    done: set[str] = set()
+    stable: dict[str, str] = {}
+    for event in events:
+        kind, trace_id = event["type"], event["trace_id"]
+        if kind == "voice.asr_text.partial":
+            assert trace_id not in done, "a partial after its final"
+            assert open_id in (None, trace_id), "an utterance began before the final of the last one"
+            open_id = trace_id
+            assert event["text"].startswith(stable.get(trace_id, "")), "a stable character changed"
+            assert event["stable_chars"] <= len(event["text"])
+            stable[trace_id] = event["text"][: event["stable_chars"]]
+        elif kind == "voice.asr_text.final":
+            assert open_id in (None, trace_id)
+            assert event["raw_text"].startswith(stable.get(trace_id, "")), "the final takes a stable character back"
+            assert all(token["start_ms"] <= token["end_ms"] for token in event["tokens"])
+            done.add(trace_id)
+            open_id = None
+        elif kind == "voice.asr_text.emotion":
+            assert trace_id in done, "an emotion before its final"
+    assert open_id is None, "an utterance with a partial has no final"
+
+
+def of_type(events: list[Event], kind: str) -> list[Event]:
+    """Events whose type ends in ``kind``."""
+    return [event for event in events if event["type"].endswith(kind)]
+
+
+def final_texts(events: list[Event]) -> list[str]:
+    return [event["text"] for event in of_type(events, "final")]
+
+
+@dataclass
+class Result:
+    """A run of the service that ended."""
+
+    events: list[Event]
+    returncode: int
+    stderr: str
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """A parent's environment without our settings, and with a locale that is no UTF-8: the contract does not depend on it."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("VOICE_ASR__")}
+    return {**inherited, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONWARNINGS": "default", **extra}
+
+
+def command(mode: str, *arguments: str, embedded: bool = True) -> list[str]:
+    return [sys.executable, str(REPOSITORY / ENTRIES[mode]), *(["--embedded"] if embedded else []), *arguments]
+
+
+def run_service(
+    mode: str, *arguments: str, stdin: bytes | None = None, embedded: bool = True, timeout_sec: float = 120, **extra: str
+) -> Result:
+    """Run an entry to its end, as a parent would."""
+    process = subprocess.run(
+        command(mode, *arguments, embedded=embedded),
+        input=stdin if stdin is not None else b"",
+        capture_output=True,
+        timeout=timeout_sec,
+        check=False,
+        cwd="/",
+        env=environment(**extra),
+    )
+    stderr = process.stderr.decode("utf-8", errors="replace")
+    assert "Traceback" not in stderr or "inference_failed" in stderr, stderr
+    return Result(parse_events(process.stdout), process.returncode, stderr)
+
+
+@dataclass
+class RunningService:
+    """An entry that is running; its stdout is read line by line."""
+
+    process: subprocess.Popen[bytes]
+    lines: list[bytes] = field(default_factory=list)
+
+    def wait_for(self, wanted: Callable[[Event], bool], timeout_sec: float = 60) -> Event:
+        """The next event that is wanted; fails at the deadline or the end of stdout."""
+        deadline = time.monotonic() + timeout_sec
+        for line in self._read_until(deadline):
+            event: Event = json.loads(line)
+            if wanted(event):
+                return event
+        raise AssertionError(f"not seen within {timeout_sec} s; so far: {b''.join(self.lines).decode()}")
+
+    def finish(self, timeout_sec: float = 30) -> tuple[list[Event], int]:
+        """Read to the end; all events and the exit code."""
+        rest, _ = self.process.communicate(timeout=timeout_sec)
+        return parse_events(b"".join(self.lines) + rest), self.process.returncode
+
+    def _read_until(self, deadline: float) -> Iterator[bytes]:
+        import select
+
+        stdout = self.process.stdout
+        assert stdout is not None
+        buffered = b""
+        while time.monotonic() < deadline:
+            ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
+            if not ready:
+                break
+            data = os.read(stdout.fileno(), 65_536)
+            if not data:
+                break
+            buffered += data
+            while b"\n" in buffered:
+                line, buffered = buffered.split(b"\n", 1)
+                self.lines.append(line + b"\n")
+                yield line
+        assert not buffered, "a line came in two writes"
+
+
+def start_service(mode: str, *arguments: str, stdin: int | None = subprocess.DEVNULL, stderr: Any = None, **extra: str) -> RunningService:
+    process = subprocess.Popen(
+        command(mode, *arguments), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, bufsize=0, env=environment(**extra), cwd="/"
+    )
+    return RunningService(process)
