@@ -1,0 +1,90 @@
+"""Scripted stand-ins for models, to show what the pipeline does when they hear, miss or fail on command.
+
+``tests/test_pipeline.py`` runs the same contract over them and over the real ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from voice.audio import SAMPLE_RATE_HZ, Samples
+from voice.transcript import Hypothesis, Token
+
+SLICE = SAMPLE_RATE_HZ // 2
+
+
+class LoudnessVad:
+    """Loud is speech."""
+
+    window_samples = 512
+
+    def __init__(self) -> None:
+        self.resets = 0
+
+    def probability(self, window: Samples) -> float:
+        return 1.0 if np.abs(window).max() > 0.01 else 0.0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+
+class CountingRecognizer:
+    """Gives a token for every 0.5 s of audio, named after the audio's index: the text shows what was heard, and how often."""
+
+    source = "fake"
+
+    def __init__(self, fail_accept: Callable[[int], bool] = lambda _: False, fail_finish: Callable[[int], bool] = lambda _: False) -> None:
+        self.fail_accept, self.fail_finish = fail_accept, fail_finish
+        self.accepts = self.finishes = 0
+        self.streams: list[CountingStream] = []
+
+    def create_stream(self, first_sample: int) -> CountingStream:
+        self.streams.append(CountingStream(self, first_sample))
+        return self.streams[-1]
+
+
+class CountingStream:
+    def __init__(self, owner: CountingRecognizer, first_sample: int) -> None:
+        self.owner = owner
+        self.first_sample = self.decoded_until = first_sample
+        self.audio: Samples = np.zeros(0, np.float32)
+        self.tokens: tuple[Token, ...] = ()
+
+    def accept(self, samples: Samples) -> bool:
+        self.owner.accepts += 1
+        if self.owner.fail_accept(self.owner.accepts):
+            raise RuntimeError("planted in accept")
+        self.audio = np.concatenate((self.audio, samples))
+        before = self.tokens
+        self._tokenize(len(self.audio) // SLICE)
+        return self.tokens != before
+
+    def hypothesis(self, *, provisional: bool = True) -> Hypothesis:
+        tail = (self._token(len(self.tokens)),) if provisional else ()
+        return Hypothesis(self.tokens, tail)
+
+    def finish(self) -> Hypothesis:
+        self.owner.finishes += 1
+        if self.owner.fail_finish(self.owner.finishes):
+            raise RuntimeError("planted in finish")
+        self._tokenize(-(-len(self.audio) // SLICE))
+        self.decoded_until = self.first_sample + len(self.audio)
+        return Hypothesis(self.tokens)
+
+    def _tokenize(self, count: int) -> None:
+        self.tokens = tuple(self._token(index) for index in range(count))
+        self.decoded_until = self.first_sample + count * SLICE
+
+    def _token(self, index: int) -> Token:
+        start = self.first_sample + index * SLICE
+        return Token(chr(0x4E00 + start // SLICE), start, start + SLICE, 0.5 + (index % 5) / 10)
+
+
+def speech(seconds: float) -> Samples:
+    return (0.2 * np.sin(np.arange(round(seconds * SAMPLE_RATE_HZ)) / 5)).astype(np.float32)
+
+
+def silence(seconds: float) -> Samples:
+    return np.zeros(round(seconds * SAMPLE_RATE_HZ), np.float32)

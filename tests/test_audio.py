@@ -1,0 +1,54 @@
+"""Foundation: lengths and positions on the one sample clock."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voice.audio import SAMPLE_RATE_HZ, SAMPLES_PER_MS, AudioBlock, AudioChunk, ms_to_samples, rms, samples_to_ms
+
+
+@given(st.integers(min_value=0, max_value=10**10))
+def test_whole_milliseconds_survive_the_way_to_samples_and_back(milliseconds: int):
+    assert samples_to_ms(ms_to_samples(milliseconds)) == milliseconds
+
+
+@pytest.mark.parametrize(("milliseconds", "num_samples"), [(0, 0), (1, 16), (800, 12_800), (0.03, 0), (0.04, 1), (62.5, 1000)])
+def test_milliseconds_round_to_the_nearest_sample(milliseconds: float, num_samples: int):
+    assert ms_to_samples(milliseconds) == num_samples
+
+
+@given(st.integers(min_value=0, max_value=10**12))
+def test_samples_round_down_to_milliseconds(num_samples: int):
+    milliseconds = samples_to_ms(num_samples)
+    assert isinstance(milliseconds, int)
+    assert milliseconds * SAMPLES_PER_MS <= num_samples < (milliseconds + 1) * SAMPLES_PER_MS
+
+
+def test_rms_of_no_samples_is_zero():
+    assert rms(np.zeros(0, np.float32)) == 0.0
+
+
+def test_rms_of_a_constant_is_its_size():
+    assert rms(np.full(512, -0.25, np.float32)) == pytest.approx(0.25)
+
+
+def test_rms_of_a_sine_is_its_amplitude_over_root_two():
+    sine = 0.5 * np.sin(2 * np.pi * 100 * np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ)  # 1 s
+    assert rms(sine.astype(np.float32)) == pytest.approx(0.5 / np.sqrt(2), rel=1e-5)
+
+
+def test_rms_does_not_vanish_where_float32_squares_would():
+    """Squares of 1e-30 are below the smallest float32."""
+    assert rms(np.full(16, 1e-30, np.float32)) == pytest.approx(1e-30, rel=1e-5)
+
+
+def test_block_duration_counts_frames_not_channels_nor_losses():
+    block = AudioBlock(np.zeros((4_410, 2), np.float32), 44_100, lost_frames=44_100)
+    assert block.duration_sec == pytest.approx(0.1)
+
+
+def test_chunk_ends_after_its_last_sample_whatever_was_lost_before_it():
+    chunk = AudioChunk(np.zeros(160, np.float32), start_sample=SAMPLE_RATE_HZ, lost_samples=480)
+    assert chunk.end_sample == SAMPLE_RATE_HZ + 160
+    assert chunk.non_finite_samples == 0

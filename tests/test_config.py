@@ -1,0 +1,342 @@
+"""Settings: four layers, one truth, and every problem said at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from voice.config import DEFAULT_PATH, Settings, load_settings, read_yaml
+from voice.errors import ConfigInvalid
+
+
+def load(command_line: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, path: Path | None = None) -> Settings:
+    """Settings of these layers over the defaults; nothing of the test's own environment."""
+    return load_settings(command_line or {}, path, environment or {})
+
+
+def problems(
+    command_line: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, path: Path | None = None
+) -> list[str]:
+    with pytest.raises(ConfigInvalid) as caught:
+        load(command_line, environment, path)
+    return caught.value.problems
+
+
+def about(key: str, found: list[str]) -> str:
+    """The one problem that begins with ``key``."""
+    (problem,) = [each for each in found if each.startswith(key)]
+    return problem
+
+
+@pytest.fixture
+def settings_file(tmp_path: Path) -> Any:
+    def write(text: str) -> Path:
+        path = tmp_path / "settings.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+# --- defaults -------------------------------------------------------------------------------------------------------
+
+
+def test_the_defaults_load_and_are_the_inherited_ones():
+    settings = load()
+    assert (settings.chunk_sec, settings.endpoint_silence_ms, settings.chunk_size) == (0.6, 800, (0, 10, 5))
+    assert settings.look_backs == (4, 1)
+    assert (settings.vad.pre_roll_ms, settings.vad.max_utterance_sec, settings.emotion.max_audio_sec) == (300, 30, 15)
+    assert settings.audio.input == "mic"
+    assert settings.audio.channel == "mix"
+    assert not settings.output.status_events
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> set[str]:
+    names = set()
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            names |= leaves(field.annotation, f"{prefix}{name}.")
+        else:
+            names.add(prefix + name)
+    return names
+
+
+def uncommented_keys(text: str) -> tuple[set[str], list[str]]:
+    """All leaf keys of a settings file of two levels, and those without a comment above them or above their group."""
+    keys, bare, section, explained = set(), [], "", False
+    for line in text.splitlines():
+        content = line.strip()
+        if content.startswith("#"):
+            explained = True
+        elif not content:
+            explained = False
+        elif content.endswith(":"):
+            section, explained = content, False
+        else:
+            indented = line.startswith(" ")
+            key = (section[:-1] + "." if indented else "") + content.partition(":")[0]
+            keys.add(key)
+            if not explained:
+                bare.append(key)
+    return keys, bare
+
+
+def test_every_setting_stands_in_the_default_file_with_a_comment_above_it():
+    keys, bare = uncommented_keys(DEFAULT_PATH.read_text(encoding="utf-8"))
+    assert keys == leaves(Settings)
+    assert bare == []
+
+
+def test_a_setting_without_a_comment_would_be_noticed():
+    text = "# Why.\none: 1\ntwo: 2\n\nthree: 3\naudio:\n  four: 4\n  # Why.\n  five: 5\n"
+    assert uncommented_keys(text) == ({"one", "two", "three", "audio.four", "audio.five"}, ["three", "audio.four"])
+
+
+# --- precedence -----------------------------------------------------------------------------------------------------
+
+
+def test_command_line_beats_environment_beats_file_beats_default(settings_file: Any):
+    path = settings_file("endpoint_silence_ms: 500\nvad: {engine: fsmn, min_speech_ms: 60, pre_roll_ms: 100}")
+    environment = {"VOICE_ASR__ENDPOINT_SILENCE_MS": "600", "VOICE_ASR__VAD__MIN_SPEECH_MS": "70"}
+    settings = load({"endpoint_silence_ms": "700"}, environment, path)
+    assert settings.endpoint_silence_ms == 700
+    assert settings.vad.min_speech_ms == 70
+    assert settings.vad.pre_roll_ms == 100
+    assert settings.vad.engine == "fsmn"
+    assert settings.vad.max_utterance_sec == 30
+    assert load(None, environment, path).endpoint_silence_ms == 600
+    assert load(None, None, path).endpoint_silence_ms == 500
+
+
+def test_a_section_in_one_layer_does_not_hide_the_rest_of_it_in_another(settings_file: Any):
+    settings = load({"audio": {"device": "USB"}}, {"VOICE_ASR__AUDIO__CHANNEL": "1"}, settings_file("audio: {queue_sec: 5}"))
+    assert (settings.audio.device, settings.audio.channel, settings.audio.queue_sec, settings.audio.block_ms) == ("USB", 1, 5, 30)
+
+
+def test_the_environment_is_read_whatever_its_case_and_foreign_variables_are_not():
+    settings = load(None, {"voice_asr__vad__engine": "fsmn", "VAD__ENGINE": "nonsense", "PATH": "/bin"})
+    assert settings.vad.engine == "fsmn"
+
+
+def test_lists_in_the_environment_are_json():
+    assert load(None, {"VOICE_ASR__CHUNK_SIZE": "[0, 8, 4]"}).chunk_size == (0, 8, 4)
+
+
+def test_an_empty_settings_file_changes_nothing(settings_file: Any):
+    assert load(None, None, settings_file("# nothing yet\n")) == load()
+
+
+def test_null_in_a_file_takes_a_value_back(settings_file: Any):
+    assert load(None, None, settings_file("vad: {threshold: null}")).vad.threshold is None
+
+
+# --- problems -------------------------------------------------------------------------------------------------------
+
+
+def test_every_problem_of_every_layer_is_listed_with_its_key_and_what_is_allowed(settings_file: Any):
+    path = settings_file("chunk_sec: 99\nvad: {engine: webrtc}\nlog: {level: loud}")
+    found = problems({"audio": {"queue_sec": "0"}, "embedded": "maybe"}, {"VOICE_ASR__ENDPOINT_SILENCE_MS": "5"}, path)
+    assert len(found) == 6
+    assert about("chunk_sec: 99", found).endswith("allowed: 0.12..5")
+    assert about("endpoint_silence_ms: '5'", found).endswith("allowed: 100..10000")
+    assert about("vad.engine: 'webrtc'", found).endswith("allowed: silero, fsmn")
+    assert about("audio.queue_sec: '0'", found).endswith("allowed: 1..600")
+    assert about("embedded: 'maybe'", found).endswith("allowed: true, false")
+    assert about("log.level: 'loud'", found).endswith("allowed: debug, info, warning, error")
+
+
+@pytest.mark.parametrize(
+    ("given", "key", "allowed"),
+    [
+        ({"encoder_chunk_look_back": 99}, "encoder_chunk_look_back", "0..50 or null"),
+        ({"vad": {"threshold": 1}}, "vad.threshold", "0..1 (bounds excluded) or null"),
+        ({"audio": {"channel": "left"}}, "audio.channel", "0..63 or mix"),
+        ({"audio": {"sample_rate": 1.5}}, "audio.sample_rate", "4000..384000"),
+        ({"emotion": {"min_confidence": float("nan")}}, "emotion.min_confidence", "0..1"),
+        ({"vad": {"max_utterance_sec": float("inf")}}, "vad.max_utterance_sec", "5..300"),
+        ({"chunk_sec": "fast"}, "chunk_sec", "0.12..5"),
+    ],
+)
+def test_a_value_out_of_range_is_one_problem_that_says_what_is_allowed(given: dict[str, Any], key: str, allowed: str):
+    (problem,) = problems(given)
+    assert problem.startswith(f"{key}: ")
+    assert problem.endswith(f"allowed: {allowed}")
+
+
+def test_unknown_keys_are_problems_in_every_layer(settings_file: Any):
+    path = settings_file("endpoint_silence: 800\nvad: {treshold: 0.5}")
+    found = problems({"audio": {"devise": "x"}}, {"VOICE_ASR__LOG__COLOUR": "1", "VOICE_ASR__AUDIO": "{}"}, path)
+    assert len(found) == 5
+    assert about("endpoint_silence:", found) == "endpoint_silence: unknown setting"
+    assert about("vad.treshold:", found) == "vad.treshold: unknown setting"
+    assert about("audio.devise:", found) == "audio.devise: unknown setting"
+    assert "unknown setting" in about("VOICE_ASR__LOG__COLOUR:", found)
+    assert "unknown setting" in about("VOICE_ASR__AUDIO:", found)
+
+
+def test_an_unknown_variable_alone_is_refused():
+    (problem,) = problems(None, {"VOICE_ASR__ENDPOINT_SILENCE": "800"})
+    assert problem.startswith("VOICE_ASR__ENDPOINT_SILENCE: unknown setting")
+
+
+def test_a_variable_that_is_no_json_where_json_is_needed_is_named():
+    (problem,) = problems(None, {"VOICE_ASR__CHUNK_SIZE": "0,8,4"})
+    assert "chunk_size" in problem
+
+
+def test_a_variable_that_is_no_json_does_not_hide_the_problems_of_the_others():
+    found = problems(None, {"VOICE_ASR__CHUNK_SIZE": "0,8,4", "VOICE_ASR__ENDPOINT_SILENCE_MS": "5"})
+    assert any("chunk_size" in problem for problem in found)
+    assert about("endpoint_silence_ms", found).endswith("allowed: 100..10000")
+
+
+def test_a_rule_over_several_settings_is_not_hidden_by_a_value_out_of_range():
+    """``endpoint_silence_ms`` is wrong by itself, the other four only together."""
+    found = problems(
+        {
+            "endpoint_silence_ms": 5,
+            "embedded": True,
+            "model_dir": "/models/mine",
+            "chunk_size": [5, 10, 5],
+            "encoder_chunk_look_back": 4,
+        }
+    )
+    assert about("endpoint_silence_ms", found)
+    assert about("embedded and model_dir", found)
+    assert about("chunk_size", found)
+
+
+@pytest.mark.parametrize("text", ["vad: [", "a: b: c", "\tx: 1", "key: 'open"])
+def test_malformed_yaml_names_the_file_and_the_place(settings_file: Any, text: str):
+    path = settings_file(text)
+    (problem,) = problems(None, None, path)
+    assert problem.startswith(f"{path}: not YAML")
+    assert "line 1" in problem
+    assert "\n" not in problem
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path: Path):
+    path = tmp_path / "settings.yaml"
+    path.write_bytes("hotwords: 客厅".encode("gbk"))
+    (problem,) = problems(None, None, path)
+    assert problem.startswith(f"{path}: not YAML")
+
+
+@pytest.mark.parametrize(("text", "kind"), [("- 1\n- 2", "list"), ("hello", "str"), ("3", "int")])
+def test_a_file_that_holds_no_settings_is_named(settings_file: Any, text: str, kind: str):
+    path = settings_file(text)
+    assert problems(None, None, path) == [f"{path}: holds {kind}, not settings"]
+
+
+@pytest.mark.parametrize("text", ["1: 2", "on: true", "null: 3", "audio: {5: 6}"])
+def test_a_key_that_is_no_name_is_a_problem_not_a_crash(settings_file: Any, text: str):
+    assert len(problems(None, None, settings_file(text))) == 1
+
+
+@pytest.mark.parametrize("text", ["audio: 5", "audio:", "audio: [mic]"])
+def test_a_section_that_is_no_section_is_named(settings_file: Any, text: str):
+    (problem,) = problems(None, None, settings_file(text))
+    assert problem.startswith("audio: ")
+
+
+def test_a_missing_file_and_a_directory_are_named(tmp_path: Path):
+    for path in (tmp_path / "none.yaml", tmp_path):
+        (problem,) = problems(None, None, path)
+        assert problem.startswith(f"{path}: cannot be read")
+
+
+def test_reading_the_defaults_gives_a_fresh_mapping_each_time():
+    """Layers are merged into it: one run's settings must not reach the next."""
+    load({"vad": {"min_speech_ms": 1}})
+    assert load().vad.min_speech_ms == read_yaml(DEFAULT_PATH)["vad"]["min_speech_ms"] == 90
+
+
+# --- rules ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("chunk_size", "look_backs"),
+    [([0, 10, 5], (4, 1)), ([0, 8, 4], (4, 1)), ([5, 10, 5], (0, 0)), ([1, 8, 4], (0, 0))],
+)
+def test_look_backs_default_to_what_fits_the_chunk_size(chunk_size: list[int], look_backs: tuple[int, int]):
+    assert load({"chunk_size": chunk_size}).look_backs == look_backs
+
+
+def test_look_backs_can_be_set_one_by_one():
+    assert load({"encoder_chunk_look_back": 2}).look_backs == (2, 1)
+    assert load({"decoder_chunk_look_back": 0}).look_backs == (4, 0)
+    assert load({"chunk_size": [5, 10, 5], "encoder_chunk_look_back": 0}).look_backs == (0, 0)
+
+
+@pytest.mark.parametrize("name", ["encoder_chunk_look_back", "decoder_chunk_look_back"])
+def test_left_context_with_look_backs_is_refused_with_what_to_do(name: str):
+    (problem,) = problems({"chunk_size": [5, 10, 5], name: 1})
+    assert problem.startswith("chunk_size: [5, 10, 5] with look-backs")
+    assert "[0, 10, 5]" in problem
+
+
+@pytest.mark.parametrize("chunk_size", [[0, 10, 0], [0, 0, 5], [-1, 10, 5], [0, 10], [0, 10, 5, 1], ["a", 10, 5], 10, [0, 1_000, 5]])
+def test_a_chunk_size_that_cannot_be_is_refused(chunk_size: Any):
+    found = problems({"chunk_size": chunk_size})
+    assert found
+    assert all(problem.startswith("chunk_size: ") and "allowed: [0..30, 1..60, 1..30]" in problem for problem in found)
+
+
+def test_a_right_context_of_one_frame_is_enough():
+    assert load({"chunk_size": [0, 10, 1]}).chunk_size == (0, 10, 1)
+
+
+@pytest.mark.parametrize(
+    ("chunk_sec", "chunk_size"),
+    [(0.6, (0, 10, 5)), (0.48, (0, 8, 4)), (0.12, (0, 8, 4)), (0.5, (0, 8, 4)), (0.56, (0, 10, 5)), (2.0, (0, 10, 5))],
+)
+def test_in_streaming_mode_chunk_sec_picks_the_nearest_trained_triple(chunk_sec: float, chunk_size: tuple[int, int, int]):
+    settings = load({"chunk_sec": chunk_sec})
+    assert settings.for_mode("streaming").chunk_size == chunk_size
+    assert settings.for_mode("streaming").look_backs == (4, 1)
+    assert settings.for_mode("sliced") == settings
+
+
+def test_a_chunk_size_of_ones_own_is_not_replaced_by_chunk_sec():
+    settings = load({"chunk_sec": 0.48, "chunk_size": [5, 10, 5]})
+    assert settings.for_mode("streaming").chunk_size == (5, 10, 5)
+
+
+@pytest.mark.parametrize(("given", "device"), [("3", 3), ("0", 0), (3, 3), ("USB 2", "USB 2"), ("hw:1,0", "hw:1,0"), (None, None)])
+def test_a_device_of_digits_is_an_index(given: Any, device: Any):
+    assert load({"audio": {"device": given}}).audio.device == device
+
+
+def test_a_device_of_digits_from_the_environment_is_an_index_too():
+    assert load(None, {"VOICE_ASR__AUDIO__DEVICE": "3"}).audio.device == 3
+
+
+def test_embedded_with_a_model_directory_is_refused():
+    (problem,) = problems({"embedded": True, "model_dir": "/models/mine"})
+    assert "embedded" in problem
+    assert "model_dir" in problem
+
+
+@pytest.mark.parametrize(
+    ("vad", "thresholds"),
+    [
+        ({}, (0.5, 0.35)),
+        ({"engine": "fsmn"}, (0.8, 0.5)),
+        ({"threshold": 0.2}, (0.2, 0.2)),
+        ({"threshold": 0.7}, (0.7, 0.35)),
+        ({"threshold": 0.6, "release_threshold": 0.6}, (0.6, 0.6)),
+    ],
+)
+def test_thresholds_default_to_what_fits_the_engine(vad: dict[str, Any], thresholds: tuple[float, float]):
+    assert load({"vad": vad}).vad.thresholds == thresholds
+
+
+@pytest.mark.parametrize("vad", [{"release_threshold": 0.6}, {"threshold": 0.3, "release_threshold": 0.4}])
+def test_a_release_above_the_threshold_is_refused(vad: dict[str, Any]):
+    (problem,) = problems({"vad": vad})
+    assert problem.startswith("vad.release_threshold")
+    assert "must not be above threshold" in problem

@@ -1,0 +1,363 @@
+"""The whole way, synchronous: blocks in, events out. With the real models where words matter, with scripted ones where faults do."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import TRAINED
+from fakes import CountingRecognizer, LoudnessVad, silence, speech
+from harness import check_guarantees, example, example_names, of_type
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from voice.audio import SAMPLE_RATE_HZ, AudioBlock
+from voice.endpointing.endpointer import EndpointerSettings
+from voice.endpointing.silero import SileroVad
+from voice.finalization.finalizer import Draft, FinalizerSettings, InlineFinalizer
+from voice.pipeline import Pipeline, PipelineSettings
+from voice.recognition.sliced import SlicedRecognizer
+from voice.recognition.streaming import StreamingRecognizer
+
+MS = SAMPLE_RATE_HZ // 1000
+ENDPOINTER = EndpointerSettings(
+    threshold=0.5,
+    release_threshold=0.35,
+    min_speech=90 * MS,
+    endpoint_silence=800 * MS,
+    speculate_after=300 * MS,
+    max_utterance=30 * SAMPLE_RATE_HZ,
+    min_rms=0.0,
+)
+SETTINGS = PipelineSettings(endpointer=ENDPOINTER, channel="mix", pre_roll=300 * MS, provisional_max_load_sec=1.0, speech_events=True)
+NO_EMOTION = FinalizerSettings(emotion_min_samples=8_000, emotion_max_samples=240_000, emotion_min_confidence=0.0)
+
+
+def trace_ids() -> Any:
+    numbers = itertools.count(1)
+    return lambda: f"{next(numbers):016x}"
+
+
+def build(recognizer: Any = None, vad: Any = None, finalizer: Any = None, settings_: PipelineSettings = SETTINGS) -> Pipeline:
+    return Pipeline(
+        settings_, vad or LoudnessVad(), recognizer or CountingRecognizer(), finalizer or InlineFinalizer(NO_EMOTION, None), trace_ids()
+    )
+
+
+def run(pipeline: Pipeline, samples: np.ndarray, sizes: Any = None, rate_hz: int = SAMPLE_RATE_HZ) -> list[dict]:
+    """Events of the samples fed in blocks of these sizes, as a daemon would: exceptions go to ``recover``."""
+    events, at = [], 0
+    sizes = iter(sizes or itertools.repeat(1_600))
+    while at < len(samples):
+        size = next(sizes)
+        events += guarded(pipeline, functools.partial(pipeline.process, block(samples[at : at + size], rate_hz)))
+        at += size
+    events += guarded(pipeline, lambda: pipeline.finish("end_of_input"))
+    return dumped(events)
+
+
+def guarded(pipeline: Pipeline, call: Any) -> list[Any]:
+    for _ in range(10):
+        try:
+            return call()
+        except RuntimeError as error:
+            call = functools.partial(pipeline.recover, error)
+    raise AssertionError("the pipeline does not get over a failure")
+
+
+def block(samples: np.ndarray, rate_hz: int = SAMPLE_RATE_HZ, lost_frames: int = 0) -> AudioBlock:
+    return AudioBlock(samples[:, np.newaxis] if samples.ndim == 1 else samples, rate_hz, lost_frames)
+
+
+def dumped(events: list[Any]) -> list[dict]:
+    result = [event.model_dump() for event in events]
+    check_guarantees(result)
+    return result
+
+
+def texts(events: list[dict]) -> list[str]:
+    return [event["text"] for event in of_type(events, "final")]
+
+
+# --- the real models --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def silero() -> SileroVad:
+    return SileroVad()
+
+
+def real(paraformer: Any, vad: SileroVad, mode: str) -> Pipeline:
+    vad.reset()
+    recognizer = (
+        StreamingRecognizer(paraformer, TRAINED)
+        if mode == "streaming"
+        else SlicedRecognizer(paraformer, slice_samples=9_600, context_samples=38_400, edge_samples=5_760)
+    )
+    return build(recognizer, vad)
+
+
+@pytest.mark.parametrize("mode", ["streaming", "sliced"])
+@pytest.mark.parametrize("name", example_names())
+def test_examples_are_recognised_exactly(paraformer: Any, silero: SileroVad, mode: str, name: str) -> None:
+    samples, expected = example(name)
+    events = run(real(paraformer, silero, mode), samples)
+    assert texts(events) == list(expected)
+    finals = of_type(events, "final")
+    assert all(event["endpoint"] == "silence" and event["lost_ms"] == 0 and 0.5 < event["confidence"] < 1 for event in finals)
+    assert len(of_type(events, "partial")) >= 2 * len(expected)
+
+
+@pytest.mark.parametrize("mode", ["streaming", "sliced"])
+def test_events_do_not_depend_on_block_sizes(paraformer: Any, silero: SileroVad, mode: str) -> None:
+    """The master property, provisional tails included, as load is 0."""
+    samples, _ = example("two_utterances")
+    reference = run(real(paraformer, silero, mode), samples)
+    assert len(of_type(reference, "final")) == 2
+
+    @settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+    @given(st.integers(1, 30_000), st.integers(0, 2**32 - 1))
+    def same(largest: int, seed: int) -> None:
+        draw = random.Random(seed)
+        sizes = (draw.randint(max(1, largest // 50), largest) for _ in itertools.count())
+        assert run(real(paraformer, silero, mode), samples, sizes) == reference
+
+    same()
+
+
+def test_events_do_not_depend_on_block_sizes_at_another_rate(paraformer: Any, silero: SileroVad) -> None:
+    import soxr
+
+    samples = soxr.resample(example("temperature")[0], 16_000, 44_100).astype(np.float32)
+    reference = run(real(paraformer, silero, "streaming"), samples, rate_hz=44_100)
+    assert texts(reference) == list(example("temperature")[1])
+    draw = random.Random(1)
+    assert run(real(paraformer, silero, "streaming"), samples, (draw.randint(1, 9_999) for _ in itertools.count()), 44_100) == reference
+
+
+def test_a_cut_anywhere_in_an_utterance_still_gives_one_final(paraformer: Any, silero: SileroVad) -> None:
+    samples, (text,) = example("temperature")
+    for cut in range(10_000, 45_000, 3_100):
+        events = run(real(paraformer, silero, "streaming"), samples[:cut])
+        assert [event["endpoint"] for event in of_type(events, "final")] in ([], ["end_of_input"])
+        if cut > 20_000:
+            assert texts(events)[0][:2] == text[:2]
+
+
+# --- endpointing and what the recogniser hears --------------------------------------------------------------------------
+
+
+def heard(recognizer: CountingRecognizer) -> list[tuple[int, int]]:
+    return [(stream.first_sample, stream.first_sample + len(stream.audio)) for stream in recognizer.streams]
+
+
+def test_the_recogniser_hears_pre_roll_and_a_little_trailing_silence_and_nothing_else() -> None:
+    recognizer = CountingRecognizer()
+    run(build(recognizer), np.concatenate((silence(2.016), speech(1.6), silence(2))))
+    start, end = 63 * 512, 113 * 512  # the windows around the speech
+    assert heard(recognizer) == [(start - 300 * MS, end + 300 * MS)]
+
+
+def test_quiet_audio_costs_no_recognition() -> None:
+    recognizer = CountingRecognizer()
+    events = run(build(recognizer), silence(60))
+    assert events == []
+    assert recognizer.streams == []
+    assert recognizer.accepts == 0
+
+
+@pytest.mark.parametrize("pause_ms", [100, 400, 700])
+def test_speech_that_resumes_in_time_is_one_utterance_and_nothing_is_lost(pause_ms: int) -> None:
+    recognizer = CountingRecognizer()
+    audio = np.concatenate((silence(1), speech(1.2), silence(pause_ms / 1000), speech(1.2), silence(1.5)))
+    events = run(build(recognizer), audio)
+    assert len(of_type(events, "final")) == 1
+    (stream,) = recognizer.streams
+    np.testing.assert_array_equal(stream.audio, audio[stream.first_sample : stream.first_sample + len(stream.audio)])
+
+
+def test_an_utterance_of_maximum_length_is_cut_and_goes_on_without_losing_or_repeating_a_sample() -> None:
+    recognizer = CountingRecognizer()
+    audio = np.concatenate((silence(1), speech(70), silence(1.5)))
+    audio[28 * SAMPLE_RATE_HZ :][: 3 * SAMPLE_RATE_HZ] *= np.linspace(1, 0.3, 3 * SAMPLE_RATE_HZ, dtype=np.float32)  # quietest late
+    events = run(build(recognizer), audio)
+    assert [event["endpoint"] for event in of_type(events, "final")] == ["max_duration", "max_duration", "silence"]
+    spans = heard(recognizer)
+    assert all(one[1] == two[0] for one, two in itertools.pairwise(spans))
+    joined = np.concatenate([stream.audio for stream in recognizer.streams])
+    np.testing.assert_array_equal(joined, audio[spans[0][0] : spans[-1][1]])
+    assert all(event["end_ms"] - event["start_ms"] <= 30_100 for event in of_type(events, "final"))
+
+
+def test_utterances_without_text_send_nothing_and_are_counted() -> None:
+    class Deaf(CountingRecognizer):
+        def create_stream(self, first_sample: int) -> Any:
+            stream = super().create_stream(first_sample)
+            stream._token = lambda index: None
+            stream._tokenize = lambda count: None
+            stream.hypothesis = lambda provisional=True: type(stream).hypothesis(stream, provisional=False)
+            return stream
+
+    pipeline = build(Deaf())
+    events = run(pipeline, np.concatenate((silence(1), speech(1), silence(1))))
+    assert {event["type"] for event in events} == {"voice.speech.started", "voice.speech.ended"}
+    assert pipeline.totals.empty_utterances == 1
+    assert pipeline.totals.utterances == 0
+
+
+def test_the_provisional_tail_is_skipped_under_load() -> None:
+    audio = np.concatenate((silence(1), speech(2)))
+    idle, busy = build(), build()
+    tails = []
+    for pipeline, load_sec in ((idle, 0.0), (busy, 5.0)):
+        events = dumped([*pipeline.process(block(audio), load_sec), *pipeline.finish("shutdown")])
+        tails.append([len(event["text"]) - event["stable_chars"] for event in of_type(events, "partial")])
+    assert set(tails[0]) == {1}
+    assert set(tails[1]) == {0}
+
+
+# --- loss -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_short_gap_is_filled_with_silence_counted_and_said() -> None:
+    recognizer = CountingRecognizer()
+    pipeline = build(recognizer)
+    before, after = np.concatenate((silence(1), speech(1))), np.concatenate((speech(1), silence(2)))
+    events = [*pipeline.process(block(before)), *pipeline.process(block(after, lost_frames=400 * MS)), *pipeline.finish("end_of_input")]
+    events = dumped(events)
+    (final,) = of_type(events, "final")
+    (error,) = of_type(events, "error_event")
+    assert (final["lost_ms"], final["endpoint"]) == (400, "silence")
+    assert (error["error_code"], error["recoverable"], error["trace_id"]) == ("audio_overrun", True, final["trace_id"])
+    (stream,) = recognizer.streams
+    joined = np.concatenate((before, silence(0.4), after))
+    np.testing.assert_array_equal(stream.audio, joined[stream.first_sample : stream.first_sample + len(stream.audio)])
+    assert pipeline.totals.lost_ms == 400
+
+
+def test_a_long_gap_ends_the_utterance_and_the_index_goes_on_behind_it() -> None:
+    recognizer = CountingRecognizer()
+    pipeline = build(recognizer)
+    before = after = np.concatenate((silence(1), speech(1)))
+    events = [*pipeline.process(block(before)), *pipeline.process(block(after, lost_frames=5_000 * MS)), *pipeline.finish("shutdown")]
+    one, two = of_type(dumped(events), "final")
+    assert (one["endpoint"], one["lost_ms"], one["end_ms"]) == ("audio_lost", 5_000, 2_000)
+    assert (two["endpoint"], two["lost_ms"]) == ("shutdown", 0)
+    assert 7_950 <= two["start_ms"] <= 8_010
+    assert recognizer.streams[0].first_sample + len(recognizer.streams[0].audio) == 2_000 * MS
+
+
+def test_losses_close_together_are_one_episode() -> None:
+    pipeline = build()
+    events = pipeline.process(block(silence(1)))
+    for _ in range(5):
+        events += pipeline.process(block(silence(0.5), lost_frames=100 * MS))
+    events += pipeline.process(block(silence(5)))
+    events += pipeline.process(block(silence(0.5), lost_frames=100 * MS))
+    assert len(of_type(dumped(events), "error_event")) == 2
+    assert pipeline.totals.lost_ms == 600
+
+
+def test_audio_discarded_at_the_stop_is_counted_and_said() -> None:
+    pipeline = build()
+    events = pipeline.process(block(np.concatenate((silence(1), speech(1)))))
+    pipeline.discard(block(speech(1)))
+    events = dumped([*events, *pipeline.finish("shutdown")])
+    assert of_type(events, "final")[0]["lost_ms"] == 1_000
+    assert of_type(events, "error_event")[0]["error_code"] == "audio_overrun"
+
+
+def test_values_that_are_not_finite_become_silence_and_are_said_once() -> None:
+    recognizer = CountingRecognizer()
+    audio = np.concatenate((silence(1), speech(1), silence(1)))
+    audio[20_000:20_100] = np.nan
+    audio[25_000] = np.inf
+    events = run(build(recognizer), audio)
+    (error,) = of_type(events, "error_event")
+    assert (error["error_code"], error["recoverable"]) == ("input_unreadable", True)
+    assert len(of_type(events, "final")) == 1
+    assert np.isfinite(recognizer.streams[0].audio).all()
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+UTTERANCE = np.concatenate((silence(1), speech(4), silence(1.5)))
+
+
+def undisturbed() -> str:
+    return texts(run(build(), UTTERANCE))[0]
+
+
+@pytest.mark.parametrize("failing_accept", [1, 5, 30, 60])
+def test_a_failure_while_decoding_costs_an_error_event_and_not_a_token(failing_accept: int) -> None:
+    recognizer = CountingRecognizer(fail_accept=lambda call: call == failing_accept)
+    events = run(build(recognizer), UTTERANCE)
+    (error,) = of_type(events, "error_event")
+    (final,) = of_type(events, "final")
+    assert (error["error_code"], error["recoverable"], error["trace_id"]) == ("infer_partial_failed", True, final["trace_id"])
+    assert final["text"] == undisturbed()
+    assert len(recognizer.streams) == 2
+
+
+def test_a_failing_flush_is_tried_once_more_on_a_rebuilt_stream() -> None:
+    events = run(build(CountingRecognizer(fail_finish=lambda call: call == 1)), UTTERANCE)
+    assert [event["error_code"] for event in of_type(events, "error_event")] == ["infer_final_failed"]
+    assert texts(events) == [undisturbed()]
+
+
+def test_a_flush_that_keeps_failing_leaves_the_last_partial_as_the_final() -> None:
+    events = run(build(CountingRecognizer(fail_finish=lambda _: True)), UTTERANCE)
+    assert [event["error_code"] for event in of_type(events, "error_event")] == ["infer_final_failed"] * 2
+    assert texts(events) == [of_type(events, "partial")[-1]["text"]]
+
+
+def test_a_model_that_is_broken_for_good_ends_each_utterance_and_the_next_one_is_tried_afresh() -> None:
+    recognizer = CountingRecognizer(fail_accept=lambda call: call >= 60)
+    pipeline = build(recognizer)
+    events = run(pipeline, np.concatenate((UTTERANCE, UTTERANCE)))
+    first, *_ = of_type(events, "final")
+    assert first["text"] == of_type(events, "partial")[-1]["text"]
+    assert undisturbed().startswith(first["raw_text"][:-1])
+    codes = [event["error_code"] for event in of_type(events, "error_event")]
+    assert codes.count("infer_final_failed") == 4  # twice for each utterance
+    assert pipeline.totals.empty_utterances == 1  # the second had no partial
+
+
+def test_a_failure_at_the_cut_of_a_long_utterance_does_not_lose_the_next_one() -> None:
+    recognizer = CountingRecognizer(fail_finish=lambda call: call == 1)
+    events = run(build(recognizer), np.concatenate((silence(1), speech(33), silence(1.5))))
+    assert [event["endpoint"] for event in of_type(events, "final")] == ["max_duration", "silence"]
+
+
+def test_a_failure_in_a_block_does_not_lose_the_rest_of_it() -> None:
+    audio = np.concatenate((UTTERANCE, UTTERANCE))
+    events = run(build(CountingRecognizer(fail_accept=lambda call: call == 10)), audio, [len(audio)])
+    assert texts(events) == texts(run(build(), audio))
+
+
+def test_the_finalizer_gets_the_speech_and_only_the_speech() -> None:
+    drafts: list[Draft] = []
+
+    class Spy(InlineFinalizer):
+        def submit(self, draft: Draft) -> None:
+            drafts.append(draft)
+            super().submit(draft)
+
+    run(build(finalizer=Spy(NO_EMOTION, None)), np.concatenate((silence(1.024), speech(2.048), silence(1.5))))
+    (draft,) = drafts
+    assert (draft.transcript.start_sample, draft.transcript.end_sample) == (32 * 512, 96 * 512)
+    assert len(draft.audio) == 64 * 512
+    assert np.abs(draft.audio).max() > 0.1
+
+
+def test_memory_of_past_audio_is_bounded() -> None:
+    pipeline = build()
+    for _ in range(50):
+        pipeline.process(block(silence(10)))
+    assert sum(len(piece) for _, piece in pipeline._history._pieces) < SAMPLE_RATE_HZ
+    pipeline.process(block(speech(120)))
+    assert sum(len(piece) for _, piece in pipeline._history._pieces) < 33 * SAMPLE_RATE_HZ
