@@ -130,8 +130,10 @@ def test_an_empty_settings_file_changes_nothing(settings_file: Any):
     assert load(None, None, settings_file("# nothing yet\n")) == load()
 
 
-def test_null_in_a_file_takes_a_value_back(settings_file: Any):
-    assert load(None, None, settings_file("vad: {threshold: null}")).vad.threshold is None
+def test_null_above_takes_back_a_value_from_below(settings_file: Any):
+    path = settings_file("vad: {threshold: 0.4}")
+    assert load(None, None, path).vad.threshold == 0.4
+    assert load({"vad": {"threshold": None}}, None, path).vad.threshold is None
 
 
 # --- problems -------------------------------------------------------------------------------------------------------

@@ -236,6 +236,8 @@ def _parts(config: dict[str, Any], tokens: tuple[str, ...], files: dict[str, Pat
     if config.get("frontend"):
         settings = {**(config.get("frontend_conf") or {}), "cmvn_file": str(files["cmvn_file"]), "dither": 0.0}
         frontend = tables.frontend_classes[config["frontend"]](**settings)
+        if frontend.cmvn.shape != (2, frontend.output_size()):
+            raise ModelLoadFailed(f"{files['cmvn_file']} does not hold {frontend.output_size()} means and variances")
     arguments = {key: value for key, value in config.items() if key not in ("model", "tokenizer", "frontend")}
     arguments.update(config.get("model_conf") or {}, **_TRAINING_ONLY)
     arguments.update(vocab_size=len(tokens) or -1, input_size=frontend.output_size() if frontend else None)

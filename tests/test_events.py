@@ -1,0 +1,229 @@
+"""Output: the contract that strangers build on."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import ValidationError
+
+from voice.audio import SAMPLE_RATE_HZ, ms_to_samples
+from voice.finalization.emotion import EMOTION_NAMES
+from voice.output.events import (
+    SCHEMA_PATH,
+    AnyEvent,
+    ErrorEvent,
+    FinalEvent,
+    PartialEvent,
+    SpeechEndedEvent,
+    SpeechStartedEvent,
+    StatusEvent,
+    TokenTime,
+    Totals,
+    emotion_event,
+    final_event,
+    partial_event,
+    schema,
+    schema_text,
+)
+from voice.transcript import Emotion, Hypothesis, Token, Transcript
+
+TRACE_ID = "0123456789abcdef"
+SOURCE = "funasr.streaming.paraformer-zh"
+TOKENS = (
+    Token("打", ms_to_samples(1_000), ms_to_samples(1_240), 0.5),
+    Token("开", ms_to_samples(1_240), ms_to_samples(1_480), 0.75),
+    Token("wi@@", ms_to_samples(1_480), ms_to_samples(1_600), 1.0),
+    Token("fi", ms_to_samples(1_600), ms_to_samples(1_720), 1.0),
+)
+EMOTION = Emotion(
+    "funasr.emotion2vec_plus_base",
+    "happy",
+    0.876_543_21,
+    {**dict.fromkeys(EMOTION_NAMES, 0.0), "happy": 0.876_543_21, "neutral": 0.123_456_79},
+    ms_to_samples(1_000),
+    ms_to_samples(1_720),
+)
+
+
+def transcript(emotion: Emotion | None = None, **changes: Any) -> Transcript:
+    fields = {"raw_text": "打开wifi", "text": "打开wifi。", "lost_samples": ms_to_samples(30), "emotion": emotion}
+    return Transcript(TRACE_ID, TOKENS, ms_to_samples(1_000), ms_to_samples(1_720), "silence", **{**fields, **changes})
+
+
+PARTIAL = partial_event(TRACE_ID, SOURCE, Hypothesis(TOKENS[:1], TOKENS[1:2]), ms_to_samples(1_000), ms_to_samples(1_600))
+FINAL = final_event(SOURCE, transcript())
+
+EXAMPLES: dict[str, AnyEvent] = {
+    "partial": PARTIAL,
+    "final": FINAL,
+    "final with emotion": final_event(SOURCE, transcript(EMOTION)),
+    "final without tokens": final_event(SOURCE, Transcript(TRACE_ID, (), 0, SAMPLE_RATE_HZ, "audio_lost")),
+    "emotion": emotion_event(TRACE_ID, EMOTION),
+    "error": ErrorEvent(trace_id=TRACE_ID, error_code="audio_overrun", message="AudioLost: 30 ms", recoverable=True),
+    "status": StatusEvent(trace_id=TRACE_ID, state="ready", version="1.0", schema_version="1", model="paraformer-zh-streaming"),
+    "status with totals": StatusEvent(trace_id=TRACE_ID, state="stopped", totals=Totals(utterances=3, audio_ms=5_000)),
+    "speech started": SpeechStartedEvent(trace_id=TRACE_ID, start_ms=1_000),
+    "speech ended": SpeechEndedEvent(trace_id=TRACE_ID, end_ms=1_720, endpoint="silence"),
+}
+VALIDATOR = Draft202012Validator(schema())
+
+
+def line(event: AnyEvent) -> dict[str, Any]:
+    """The event as a reader of stdout sees it."""
+    return json.loads(json.dumps(event.model_dump()))
+
+
+def test_the_schema_in_the_repository_is_current():
+    """Change an event, then run ``make schema``."""
+    assert SCHEMA_PATH.read_text(encoding="utf-8") == schema_text()
+
+
+def test_the_schema_is_a_schema():
+    Draft202012Validator.check_schema(schema())
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_event_fits_the_schema(name: str):
+    assert list(VALIDATOR.iter_errors(line(EXAMPLES[name]))) == []
+
+
+def test_there_is_an_example_of_every_event_in_the_schema():
+    assert {example.type for example in EXAMPLES.values()} == set(schema()["discriminator"]["mapping"])
+
+
+def test_the_schema_promises_every_key_that_a_line_has():
+    """A reader that generates its types from the schema may rely on all of them."""
+    lines = {name: line(example) for name, example in EXAMPLES.items()}
+    without = {
+        (name, missing): {key: lines[name][key] for key in lines[name] if key != missing} for name in lines for missing in lines[name]
+    }
+    assert [name_and_key for name_and_key, shortened in without.items() if VALIDATOR.is_valid(shortened)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("partial", {"confidence": 1.5}),
+        ("partial", {"text": ""}),
+        ("partial", {"trace_id": "0123456789ABCDEF"}),
+        ("partial", {"trace_id": "123"}),
+        ("partial", {"start_ms": -1}),
+        ("partial", {"surplus": 1}),
+        ("final", {"endpoint": "tired"}),
+        ("final", {"tokens": [{"text": "打"}]}),
+        ("final", {"emotion": {"label": "bored", "confidence": 0.5}}),
+        ("final", {"type": "voice.asr_text.partial"}),
+        ("emotion", {"scores": {"angry": 2}}),
+        ("error", {"error_code": "misfortune"}),
+        ("error", {"recoverable": "yes"}),
+        ("status", {"state": "sleeping"}),
+    ],
+)
+def test_a_wrong_line_does_not_fit_the_schema(name: str, change: dict[str, Any]):
+    assert not VALIDATOR.is_valid({**line(EXAMPLES[name]), **change})
+
+
+TEXT_KEYS = ["type", "ts", "trace_id", "source", "text", "confidence"]
+
+
+@pytest.mark.parametrize(
+    ("name", "inherited", "added"),
+    [
+        ("partial", TEXT_KEYS, ["seq", "start_ms", "end_ms", "stable_chars"]),
+        ("final", TEXT_KEYS, ["seq", "start_ms", "end_ms", "endpoint", "raw_text", "tokens", "emotion", "lost_ms"]),
+        ("emotion", ["type", "ts", "trace_id", "source"], ["seq", "label", "confidence", "scores", "start_ms", "end_ms"]),
+        ("error", ["type", "ts", "trace_id", "source", "error_code", "message"], ["seq", "recoverable"]),
+    ],
+)
+def test_a_line_begins_with_the_inherited_keys_in_their_order(name: str, inherited: list[str], added: list[str]):
+    keys = list(line(EXAMPLES[name]))
+    assert keys[: len(inherited)] == inherited
+    assert set(keys[len(inherited) :]) == set(added)
+
+
+@pytest.mark.parametrize(
+    ("name", "event_type"),
+    [
+        ("partial", "voice.asr_text.partial"),
+        ("final", "voice.asr_text.final"),
+        ("emotion", "voice.asr_text.emotion"),
+        ("error", "core.error_event"),
+        ("status", "core.status_event"),
+        ("speech started", "voice.speech.started"),
+        ("speech ended", "voice.speech.ended"),
+    ],
+)
+def test_the_types_are_the_ones_readers_know(name: str, event_type: str):
+    assert line(EXAMPLES[name])["type"] == event_type
+
+
+def test_a_partial_says_what_is_thought_so_far_and_what_of_it_stays():
+    assert PARTIAL == PartialEvent(
+        trace_id=TRACE_ID, source=SOURCE, text="打开", confidence=0.625, start_ms=1_000, end_ms=1_600, stable_chars=1
+    )
+
+
+def test_a_final_says_what_was_heard_and_when():
+    assert FINAL == FinalEvent(
+        trace_id=TRACE_ID,
+        source=SOURCE,
+        text="打开wifi。",
+        confidence=0.8125,
+        start_ms=1_000,
+        end_ms=1_720,
+        endpoint="silence",
+        raw_text="打开wifi",
+        tokens=[
+            TokenTime(text="打", start_ms=1_000, end_ms=1_240, confidence=0.5),
+            TokenTime(text="开", start_ms=1_240, end_ms=1_480, confidence=0.75),
+            TokenTime(text="wi", start_ms=1_480, end_ms=1_600, confidence=1.0),
+            TokenTime(text="fi", start_ms=1_600, end_ms=1_720, confidence=1.0),
+        ],
+        emotion=None,
+        lost_ms=30,
+    )
+
+
+def test_the_emotion_of_a_final_is_null_where_there_is_none():
+    assert line(FINAL)["emotion"] is None
+
+
+def test_the_emotion_of_a_final_is_its_label_and_confidence():
+    assert line(EXAMPLES["final with emotion"])["emotion"] == {"label": "happy", "confidence": 0.8765}
+
+
+def test_the_emotion_event_has_all_nine_labels():
+    event = line(EXAMPLES["emotion"])
+    assert (event["label"], event["confidence"], event["source"]) == ("happy", 0.8765, "funasr.emotion2vec_plus_base")
+    assert event["scores"] == {**dict.fromkeys(EMOTION_NAMES, 0.0), "happy": 0.8765, "neutral": 0.1235}
+    assert (event["start_ms"], event["end_ms"]) == (1_000, 1_720)
+    assert set(EMOTION_NAMES) == {"angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown"}
+
+
+@pytest.mark.parametrize(("posterior", "shown"), [(0.123_456, 0.1235), (1.000_000_1, 1.0), (-1e-9, 0.0), (1 / 3, 0.3333)])
+def test_confidences_are_rounded_to_four_places_and_stay_in_their_range(posterior: float, shown: float):
+    """float32 softmax sums to a hair more than 1."""
+    token = Token("打", 0, 960, posterior)
+    event = final_event(SOURCE, Transcript(TRACE_ID, (token,), 0, 960, "silence"))
+    assert (event.confidence, event.tokens[0].confidence) == (shown, shown)
+
+
+@pytest.mark.parametrize("confidence", [math.nan, math.inf, -math.inf])
+def test_a_confidence_that_is_no_number_cannot_be_made(confidence: float):
+    with pytest.raises(ValidationError):
+        PartialEvent(trace_id=TRACE_ID, source=SOURCE, text="打", confidence=confidence, start_ms=0, end_ms=60, stable_chars=0)
+
+
+def test_a_token_without_a_posterior_does_not_become_an_event():
+    hypothesis = Hypothesis((Token("打", 0, 960, math.nan),))
+    with pytest.raises(ValidationError):
+        partial_event(TRACE_ID, SOURCE, hypothesis, 0, 960)
+
+
+def test_an_event_changes_no_more():
+    with pytest.raises(ValidationError):
+        FINAL.text = "other"
