@@ -61,8 +61,8 @@ class StopRequest:
             raise Interrupted
 
 
-class Interrupted(Exception):
-    """A stop was requested while models were loading."""
+class Interrupted(BaseException):
+    """A stop was requested while models were loading; no Exception, which libraries swallow while they probe each other."""
 
 
 class Daemon:
@@ -86,6 +86,8 @@ class Daemon:
             source = open_source(self._settings)
             service = build_service(self._settings, self._mode)
             self._stop.interrupts = False
+            if self._stop.requested:
+                raise Interrupted
             return self._serve(source, service)
         except Interrupted:
             log.info("stopped_while_loading")

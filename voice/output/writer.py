@@ -64,8 +64,9 @@ def take_stdout(now_ms: Callable[[], int]) -> EventWriter:
     Raises:
         OutputGone: the process was started without a stdout.
     """
-    with contextlib.suppress(OSError, ValueError):
-        sys.stdout.flush()
+    if sys.stdout is not None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
     try:
         own = os.dup(1)
         os.dup2(2, 1)
@@ -75,7 +76,6 @@ def take_stdout(now_ms: Callable[[], int]) -> EventWriter:
         import msvcrt  # noqa: PLC0415
 
         msvcrt.setmode(own, os.O_BINARY)
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure:
-        reconfigure(line_buffering=True, errors="backslashreplace")
+    # A new object, as the old one remembers what kind of file it was opened on.
+    sys.stdout = sys.__stdout__ = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     return EventWriter(own, now_ms)
