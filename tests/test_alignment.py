@@ -54,6 +54,13 @@ def test_of_repeated_characters_time_says_which_is_which(num_committed: int, num
     assert continuation(committed, window, 0) == num_committed
 
 
+@pytest.mark.parametrize("num_before", [1, 2])
+def test_of_repeated_characters_a_later_window_hears_the_later_ones(num_before: int):
+    """The window begins behind the first ones and hears one that is new; by text alone it would be taken for an old one."""
+    committed, window = spoken("一" * 4), spoken("一" * (5 - num_before), from_ms=num_before * TOKEN_MS)
+    assert continuation(committed, window, 0) == len(window) - 1
+
+
 def test_a_repeated_character_spoken_later_is_not_swallowed():
     """Two tokens, one committed: the second, half a second on, is new though it reads the same."""
     assert continuation(tokens_at("一", 240), tokens_at("一一", 240, 240 + 600), 0) == 1
@@ -84,6 +91,13 @@ def test_a_token_misheard_at_the_cut_start_costs_little():
     committed = spoken("打开客厅")
     window = tokens_at("啊大开客厅的灯", 120, 200, 480, 720, 960, 1200, 1440)
     assert appended(committed, window, cut_until=ms_to_samples(240)) == "的灯"
+
+
+def test_tokens_made_up_at_the_cut_start_are_not_taken_for_the_committed_one():
+    """Were they as dear as others, 啊 would pass for 开, and 开 would be said twice."""
+    committed = tokens_at("开", 480)
+    window = tokens_at("啊大开客", 120, 200, 480, 720)
+    assert appended(committed, window, cut_until=ms_to_samples(240)) == "客"
 
 
 def test_tokens_cut_off_at_the_windows_start_are_not_missed():

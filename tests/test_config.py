@@ -187,12 +187,12 @@ def test_an_unknown_variable_alone_is_refused():
 
 def test_a_variable_that_is_no_json_where_json_is_needed_is_named():
     (problem,) = problems(None, {"VOICE_ASR__CHUNK_SIZE": "0,8,4"})
-    assert "chunk_size" in problem
+    assert "VOICE_ASR__CHUNK_SIZE" in problem
 
 
 def test_a_variable_that_is_no_json_does_not_hide_the_problems_of_the_others():
     found = problems(None, {"VOICE_ASR__CHUNK_SIZE": "0,8,4", "VOICE_ASR__ENDPOINT_SILENCE_MS": "5"})
-    assert any("chunk_size" in problem for problem in found)
+    assert any("VOICE_ASR__CHUNK_SIZE" in problem for problem in found)
     assert about("endpoint_silence_ms", found).endswith("allowed: 100..10000")
 
 
@@ -341,4 +341,4 @@ def test_thresholds_default_to_what_fits_the_engine(vad: dict[str, Any], thresho
 def test_a_release_above_the_threshold_is_refused(vad: dict[str, Any]):
     (problem,) = problems({"vad": vad})
     assert problem.startswith("vad.release_threshold")
-    assert "must not be above threshold" in problem
+    assert "must not be above vad.threshold" in problem

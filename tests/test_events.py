@@ -162,13 +162,12 @@ def test_the_types_are_the_ones_readers_know(name: str, event_type: str):
 
 
 def test_a_partial_says_what_is_thought_so_far_and_what_of_it_stays():
-    assert PARTIAL == PartialEvent(
-        trace_id=TRACE_ID, source=SOURCE, text="打开", confidence=0.625, start_ms=1_000, end_ms=1_600, stable_chars=1
-    )
+    expected = PartialEvent(trace_id=TRACE_ID, source=SOURCE, text="打开", confidence=0.625, start_ms=1_000, end_ms=1_600, stable_chars=1)
+    assert expected == PARTIAL
 
 
 def test_a_final_says_what_was_heard_and_when():
-    assert FINAL == FinalEvent(
+    expected = FinalEvent(
         trace_id=TRACE_ID,
         source=SOURCE,
         text="打开wifi。",
@@ -186,6 +185,7 @@ def test_a_final_says_what_was_heard_and_when():
         emotion=None,
         lost_ms=30,
     )
+    assert expected == FINAL
 
 
 def test_the_emotion_of_a_final_is_null_where_there_is_none():

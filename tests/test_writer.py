@@ -148,9 +148,7 @@ def test_a_reader_that_left_is_noticed_without_writing(pipe: Pipe):
 
 def test_a_reader_that_is_only_slow_is_not_gone(pipe: Pipe):
     os.set_blocking(pipe.write_end, False)
-    with pytest.raises(BlockingIOError):
-        while True:
-            os.write(pipe.write_end, b" " * 4_096)
+    assert os.write(pipe.write_end, bytes(2**24)) < 2**24  # the pipe is full
     EventWriter(pipe.write_end, lambda: 5).check_reader()
 
 

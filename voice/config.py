@@ -6,6 +6,7 @@ nowhere else. Raises ``ConfigInvalid`` with every problem found, each with its k
 
 from __future__ import annotations
 
+import copy
 import os
 import types
 import typing
@@ -75,13 +76,6 @@ class VadSettings(Section):
         threshold, release = (0.5, 0.35) if self.engine == "silero" else (0.8, 0.5)
         threshold = self.threshold if self.threshold is not None else threshold
         return threshold, self.release_threshold if self.release_threshold is not None else min(release, threshold)
-
-    @model_validator(mode="after")
-    def _release_below_threshold(self) -> VadSettings:
-        threshold, release = self.thresholds
-        if release > threshold:
-            raise _problem(f"release_threshold {release} must not be above threshold {threshold}")
-        return self
 
 
 class ModelSettings(Section):
@@ -184,19 +178,22 @@ class Settings(BaseSettings):
         )
 
     @model_validator(mode="after")
-    def _check_model(self) -> Settings:
-        if self.embedded and self.model_dir is not None:
-            raise _problem("embedded and model_dir exclude each other: one model at a time")
-        return self
-
-    @model_validator(mode="after")
-    def _check_chunk_size(self) -> Settings:
+    def _check_rules(self) -> Settings:
+        """Rules over several settings; all that are broken are named."""
         left, chunk, right = self.chunk_size
+        threshold, release = self.vad.thresholds
+        broken = []
+        if self.embedded and self.model_dir is not None:
+            broken.append("embedded and model_dir exclude each other: one model at a time")
         if left and any(self.look_backs):
-            raise _problem(
+            broken.append(
                 f"chunk_size: {[left, chunk, right]} with look-backs {list(self.look_backs)} feeds the left frames twice; "
                 f"use [0, {chunk}, {right}], or set both look-backs to 0"
             )
+        if release > threshold:
+            broken.append(f"vad.release_threshold: {release} must not be above vad.threshold {threshold}")
+        if broken:
+            raise PydanticCustomError("rules", "{text}", {"text": "\n".join(broken)})
         return self
 
     def for_mode(self, mode: Mode) -> Settings:
@@ -229,14 +226,38 @@ def load_settings(
     merged: dict[str, Any] = {}
     for layer in layers:
         _merge(merged, layer)
-    try:
-        settings = Settings(**merged)
-    except ValidationError as error:
-        found = dict.fromkeys(_describe_problem(details) for details in error.errors())  # a union says the same once per member
-        raise ConfigInvalid([*problems, *found]) from None
-    if problems:
-        raise ConfigInvalid(problems)
+    settings, found = _validate(merged)
+    if settings is None or problems:
+        raise ConfigInvalid([*problems, *found])
     return settings
+
+
+def _validate(merged: dict[str, Any]) -> tuple[Settings | None, list[str]]:
+    """The settings, or every problem: a bad value gives way to its default, so that it does not hide the broken rules."""
+    try:
+        return Settings(**merged), []
+    except ValidationError as error:
+        found = [problem for details in error.errors() for problem in _describe_problem(details)]
+        repaired, defaults = copy.deepcopy(merged), read_yaml(DEFAULT_PATH)
+        for details in error.errors():
+            _reset(repaired, defaults, [part for part in details["loc"] if isinstance(part, str)])
+    try:
+        Settings(**repaired)
+    except ValidationError as error:
+        found += [problem for details in error.errors() for problem in _describe_problem(details)]
+    return None, list(dict.fromkeys(found))  # a union says the same once for each member
+
+
+def _reset(settings: dict[str, Any], defaults: dict[str, Any], path: list[str]) -> None:
+    """Give the value at ``path`` its default back, or remove it where there is none."""
+    for name in path:
+        if name not in defaults:
+            settings.pop(name, None)
+            return
+        if not (isinstance(defaults[name], dict) and isinstance(settings.get(name), dict)):
+            settings[name] = defaults[name]
+            return
+        settings, defaults = settings[name], defaults[name]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -255,6 +276,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigInvalid([f"{path}: holds {type(content).__name__}, not settings"])
+    strange = [key for key in content if not isinstance(key, str)]
+    if strange:
+        raise ConfigInvalid([f"{path}: {key!r} is no name of a setting" for key in strange])
     return content
 
 
@@ -264,13 +288,15 @@ def _environment_layer(environment: Mapping[str, str]) -> tuple[dict[str, Any], 
     known = {ENV_PREFIX + "__".join(path).upper() for path in _leaves(Settings)}
     unknown = sorted(key for key in ours if key.upper() not in known)
     problems = [f"{key}: unknown setting (environment)" for key in unknown]
-    source = EnvSettingsSource(Settings)
-    source.env_vars = {key.lower(): value for key, value in ours.items() if key not in unknown}
-    try:
-        return source(), problems
-    except SettingsError as error:  # no JSON where JSON is needed
-        cause = error.__cause__ or error
-        return {}, [*problems, f"environment: {describe(error)} ({describe(cause)})"]
+    layer: dict[str, Any] = {}
+    for key in sorted(set(ours) - set(unknown)):
+        source = EnvSettingsSource(Settings)
+        source.env_vars = {key.lower(): ours[key]}
+        try:
+            _merge(layer, source())
+        except SettingsError as error:  # no JSON where JSON is needed
+            problems.append(f"{key}: {ours[key]!r} is not JSON ({describe(error.__cause__ or error)}) (environment)")
+    return layer, problems
 
 
 def _leaves(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -291,20 +317,16 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
             below[key] = dict(value) if isinstance(value, dict) else value
 
 
-def _problem(text: str) -> PydanticCustomError:
-    return PydanticCustomError("setting", "{text}", {"text": text})
-
-
-def _describe_problem(details: ErrorDetails) -> str:
-    """``key: what is wrong; allowed: range``"""
+def _describe_problem(details: ErrorDetails) -> list[str]:
+    """``key: what is wrong; allowed: range``, a line for each broken rule."""
     path = [part for part in details["loc"] if isinstance(part, str)]
     field, key = _field(path)
     if details["type"] == "extra_forbidden":
-        return f"{key}: unknown setting"
-    if details["type"] == "setting":
-        return f"{key}.{details['msg']}" if key else details["msg"]
+        return [f"{key}: unknown setting"]
+    if details["type"] == "rules":
+        return details["msg"].split("\n")
     allowed = _allowed_by(field.annotation, field.metadata) if field else ""
-    return f"{key}: {details['input']!r} is not allowed" + (f"; allowed: {allowed}" if allowed else f" ({details['msg']})")
+    return [f"{key}: {details['input']!r} is not allowed" + (f"; allowed: {allowed}" if allowed else f" ({details['msg']})")]
 
 
 def _field(path: list[str]) -> tuple[FieldInfo | None, str]:

@@ -1,8 +1,8 @@
 """Foundation: recognised text as values, and how a model's tokens become text.
 
 Values only: nothing here holds state. ``join_tokens`` follows FunASR's ``sentence_postprocess``
-(funasr/utils/postprocess_utils.py) over a whole utterance, with two deliberate differences: it keeps a trailing
-``xx@@`` piece that FunASR drops, and it drops ``<blank>``.
+(funasr/utils/postprocess_utils.py) over a whole utterance, with three deliberate differences: it keeps a
+trailing ``xx@@`` piece that FunASR drops, leaves one before Chinese where it was heard, and drops ``<blank>``.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ machine without PortAudio still runs on files.
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 import time
@@ -26,6 +27,8 @@ _OPEN_TIMEOUT_SEC = 15.0
 _CLOSE_TIMEOUT_SEC = 2.0
 _CLOCK_SLACK_SEC = 0.1
 """Callbacks come in bursts: so much of a difference between the clock and the frames is no loss."""
+
+_DRIFT_WINDOW_SEC = 60.0
 
 log = structlog.get_logger()
 
@@ -175,7 +178,9 @@ class GapMeter:
         self._started_at: float | None = None
         self._frames = 0
         self._dropped = 0
-        self._least_delay_sec = 0.0
+        # The least delay of the last two windows: clocks drift apart, 100 ppm make a second in three hours.
+        self._window_end = 0.0
+        self._least_delays_sec = (math.inf, math.inf)
 
     def drop(self, num_frames: int) -> None:
         """Frames that were delivered but found no place; the next block reports them."""
@@ -186,10 +191,15 @@ class GapMeter:
         if self._started_at is None:
             self._started_at = now - num_frames / rate_hz
         delay_sec = now - self._started_at - (self._frames + num_frames) / rate_hz
-        self._least_delay_sec = min(self._least_delay_sec, delay_sec)
         lost = 0
         if overflowed:
-            lost = round(max(delay_sec - self._least_delay_sec - _CLOCK_SLACK_SEC, num_frames / rate_hz) * rate_hz)
+            expected_sec = min(*self._least_delays_sec, delay_sec) + _CLOCK_SLACK_SEC
+            lost = round(max(delay_sec - expected_sec, num_frames / rate_hz) * rate_hz)
+            delay_sec -= lost / rate_hz
+        if now >= self._window_end:
+            self._window_end = now + _DRIFT_WINDOW_SEC
+            self._least_delays_sec = (self._least_delays_sec[1], delay_sec)
+        self._least_delays_sec = (self._least_delays_sec[0], min(self._least_delays_sec[1], delay_sec))
         self._frames += num_frames + lost
         lost, self._dropped = lost + self._dropped, 0
         return lost

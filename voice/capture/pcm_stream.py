@@ -18,6 +18,7 @@ from voice.errors import InputUnreadable, describe
 
 _BLOCK_SEC = 0.1
 _QUEUED_BLOCKS = 20
+_CLOSE_SEC = 0.5
 
 log = structlog.get_logger()
 
@@ -32,7 +33,8 @@ class PcmStream:
         self._rate_hz = rate_hz
         self._file_descriptor = file_descriptor
         self._closing = threading.Event()
-        self._blocks: queue.Queue[AudioBlock | InputUnreadable | None] = queue.Queue(_QUEUED_BLOCKS)
+        self._blocks: queue.Queue[AudioBlock | InputUnreadable | None] = queue.Queue()
+        self._places = threading.Semaphore(_QUEUED_BLOCKS)
         if os.isatty(file_descriptor):
             raise InputUnreadable("stdin is a terminal, not a stream of s16le PCM samples")
         self._thread = threading.Thread(target=self._read_pipe, name="pcm-reader", daemon=True)
@@ -44,6 +46,7 @@ class PcmStream:
             item = self._blocks.get(timeout=timeout_sec) if timeout_sec > 0 else self._blocks.get_nowait()
         except queue.Empty:
             return None
+        self._places.release()
         if isinstance(item, AudioBlock):
             return item
         self.ended = True
@@ -54,6 +57,7 @@ class PcmStream:
     def close(self) -> None:
         """Read no more; what was read waits for ``read``. The thread is a daemon: a silent pipe holds nobody up."""
         self._closing.set()
+        self._thread.join(_CLOSE_SEC)  # for the block it may hold
         self.ended = True
 
     def _read_pipe(self) -> None:
@@ -65,7 +69,9 @@ class PcmStream:
                 data = odd + data
                 whole = len(data) // 2 * 2
                 odd = data[whole:]
-                if whole and not self._put(AudioBlock(_decode(data[:whole]), self._rate_hz)):
+                if whole:
+                    self._put(AudioBlock(_decode(data[:whole]), self._rate_hz))
+                if self._closing.is_set():
                     return
         except OSError as error:
             last = InputUnreadable(f"stdin cannot be read: {describe(error)}")
@@ -73,15 +79,11 @@ class PcmStream:
             log.warning("odd_pcm_byte_ignored", hint="the stream ended inside a 16 bit sample")
         self._put(last)
 
-    def _put(self, item: AudioBlock | InputUnreadable | None) -> bool:
-        """Wait for a free place; False when the stream was closed meanwhile."""
-        while not self._closing.is_set():
-            try:
-                self._blocks.put(item, timeout=0.2)
-            except queue.Full:
-                continue
-            return True
-        return False
+    def _put(self, item: AudioBlock | InputUnreadable | None) -> None:
+        """Wait for a free place; what was read when the stream is closed goes in all the same."""
+        while not self._places.acquire(timeout=_CLOSE_SEC / 10) and not self._closing.is_set():
+            pass
+        self._blocks.put(item)
 
 
 def _decode(data: bytes) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -89,6 +90,8 @@ class InlineFinalizer:
         if self._emotion is None or len(audio) < settings.emotion_min_samples:
             return None
         scores = self._emotion.scores(audio)
+        if not all(math.isfinite(score) for score in scores.values()):
+            raise ValueError("the emotion model answered with scores that are no numbers")
         label = max(scores, key=scores.__getitem__)
         if scores[label] < settings.emotion_min_confidence:
             return None

@@ -31,7 +31,7 @@ AudioMs = Annotated[int, Field(ge=0, description="ms on the audio clock: 0 is th
 class Event(BaseModel):
     """What all lines share."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
 
 
 class TokenTime(Event):

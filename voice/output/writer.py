@@ -54,7 +54,7 @@ class EventWriter:
             return  # Windows: only a write tells
         poll = select.poll()
         poll.register(self._file_descriptor, 0)
-        if any(flags & (select.POLLERR | select.POLLNVAL) for _, flags in poll.poll(0)):
+        if any(flags & (select.POLLERR | select.POLLHUP | select.POLLNVAL) for _, flags in poll.poll(0)):
             raise OutputGone("stdout cannot be written: its reader is gone")
 
 
@@ -77,5 +77,5 @@ def take_stdout(now_ms: Callable[[], int]) -> EventWriter:
 
         msvcrt.setmode(own, os.O_BINARY)
     # A new object, as the old one remembers what kind of file it was opened on.
-    sys.stdout = sys.__stdout__ = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     return EventWriter(own, now_ms)

@@ -16,7 +16,7 @@ _CUT_COST = 0.3
 """A gap at the window's start: a token the cut made unrecognisable, or made up."""
 _SUBSTITUTION_COST = 0.7
 _COST_PER_SEC = 1.5
-"""A pair 0.6 s apart costs as much as two gaps: then they are two tokens, not one heard twice."""
+"""Different tokens 0.6 s apart, and equal ones 1.1 s apart, cost as much as two gaps: they are two, not one heard twice."""
 
 
 def continuation(committed: Sequence[Token], window: Sequence[Token], cut_until: int) -> int:

@@ -1,0 +1,149 @@
+"""Finalization: what a final carries besides its text may fail without costing it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from voice.audio import SAMPLE_RATE_HZ, Samples, ms_to_samples
+from voice.finalization.emotion import EMOTION_NAMES, name_of
+from voice.finalization.finalizer import Draft, Finalized, FinalizerSettings, InlineFinalizer
+from voice.transcript import Emotion, EmotionName, Transcript
+
+SETTINGS = FinalizerSettings(emotion_min_samples=ms_to_samples(500), emotion_max_samples=15 * SAMPLE_RATE_HZ, emotion_min_confidence=0.4)
+START = 3 * SAMPLE_RATE_HZ
+HAPPY: dict[EmotionName, float] = {**dict.fromkeys(EMOTION_NAMES, 0.0), "happy": 0.75, "neutral": 0.25}
+
+
+class ScriptedEmotion:
+    """Answers with the given scores, or raises them, one after the other; keeps what it was given."""
+
+    source = "funasr.scripted"
+
+    def __init__(self, *answers: dict[EmotionName, float] | Exception) -> None:
+        self._answers = list(answers)
+        self.heard: list[Samples] = []
+
+    def scores(self, samples: Samples) -> dict[EmotionName, float]:
+        self.heard.append(samples)
+        answer = self._answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def draft(num_samples: int, trace_id: str = "0123456789abcdef") -> Draft:
+    transcript = Transcript(trace_id, (), START, START + num_samples, "silence", raw_text="打开", text="打开")
+    return Draft(transcript, np.arange(num_samples, dtype=np.float32) / num_samples)
+
+
+def finalize(model: ScriptedEmotion | None, *drafts: Draft) -> list[Finalized]:
+    finalizer = InlineFinalizer(SETTINGS, model)
+    for each in drafts:
+        finalizer.submit(each)
+    return finalizer.poll()
+
+
+def test_the_emotion_is_attached_with_the_span_it_was_heard_in():
+    given = draft(2 * SAMPLE_RATE_HZ)
+    (finalized,) = finalize(ScriptedEmotion(HAPPY), given)
+    emotion = Emotion("funasr.scripted", "happy", 0.75, HAPPY, START, START + 2 * SAMPLE_RATE_HZ)
+    assert finalized.transcript.emotion == emotion
+    assert finalized.failures == ()
+    assert (finalized.transcript.text, finalized.transcript.trace_id) == ("打开", given.transcript.trace_id)
+
+
+def test_without_a_model_there_is_no_emotion_and_no_failure():
+    given = draft(2 * SAMPLE_RATE_HZ)
+    assert finalize(None, given) == [Finalized(given.transcript)]
+
+
+@pytest.mark.parametrize(("num_samples", "heard"), [(ms_to_samples(500) - 1, 0), (ms_to_samples(500), 1), (0, 0)])
+def test_a_short_utterance_has_no_emotion_and_the_model_is_not_asked(num_samples: int, heard: int):
+    model = ScriptedEmotion(HAPPY)
+    (finalized,) = finalize(model, draft(num_samples))
+    assert len(model.heard) == heard
+    assert (finalized.transcript.emotion is not None) == bool(heard)
+    assert finalized.failures == ()
+
+
+@pytest.mark.parametrize(("score", "label"), [(0.399, None), (0.4, "sad")])
+def test_an_uncertain_emotion_is_none_rather_than_a_guess(score: float, label: EmotionName | None):
+    scores = {**dict.fromkeys(EMOTION_NAMES, (1 - score) / 8), "sad": score}
+    (finalized,) = finalize(ScriptedEmotion(scores), draft(SAMPLE_RATE_HZ))
+    emotion = finalized.transcript.emotion
+    assert (emotion and emotion.label) == label
+    assert finalized.failures == ()
+
+
+def test_only_the_end_of_a_long_utterance_is_listened_to():
+    model = ScriptedEmotion(HAPPY)
+    long = draft(20 * SAMPLE_RATE_HZ)
+    (finalized,) = finalize(model, long)
+    (heard,) = model.heard
+    np.testing.assert_array_equal(heard, long.audio[5 * SAMPLE_RATE_HZ :])
+    emotion = finalized.transcript.emotion
+    assert emotion is not None
+    assert (emotion.start_sample, emotion.end_sample) == (START + 5 * SAMPLE_RATE_HZ, START + 20 * SAMPLE_RATE_HZ)
+
+
+def test_a_model_that_fails_costs_nothing_but_a_failure():
+    given = draft(SAMPLE_RATE_HZ)
+    model = ScriptedEmotion(RuntimeError("out of\n memory"), HAPPY)
+    failed, next_one = finalize(model, given, draft(SAMPLE_RATE_HZ, trace_id="fedcba9876543210"))
+    assert failed == Finalized(given.transcript, (("emotion_failed", "RuntimeError: out of memory"),))
+    assert next_one.transcript.emotion is not None
+    assert next_one.failures == ()
+
+
+@pytest.mark.parametrize("answer", [{}, dict.fromkeys(EMOTION_NAMES, math.nan)], ids=["no scores", "not a number"])
+def test_an_answer_that_is_none_is_a_failure_and_not_an_emotion(answer: dict[EmotionName, float]):
+    """A final with NaN in it could not be written at all."""
+    given = draft(SAMPLE_RATE_HZ)
+    (finalized,) = finalize(ScriptedEmotion(answer), given)
+    assert finalized.transcript == given.transcript
+    assert [code for code, _ in finalized.failures] == ["emotion_failed"]
+
+
+def test_finals_come_in_the_order_of_their_drafts_and_once():
+    finalizer = InlineFinalizer(SETTINGS, None)
+    assert finalizer.poll() == []
+    trace_ids = ["a" * 16, "b" * 16, "c" * 16]
+    for trace_id in trace_ids:
+        finalizer.submit(draft(100, trace_id))
+    assert [finalized.transcript.trace_id for finalized in finalizer.poll()] == trace_ids
+    assert finalizer.poll() == []
+
+
+CHINESE = {
+    "生气": "angry",
+    "厌恶": "disgusted",
+    "恐惧": "fearful",
+    "开心": "happy",
+    "中立": "neutral",
+    "其他": "other",
+    "难过": "sad",
+    "吃惊": "surprised",
+}
+
+
+@pytest.mark.parametrize(("chinese", "name"), CHINESE.items())
+@pytest.mark.parametrize("form", ["{0}/{1}".format, "{0}/ {1} ".format, lambda _, name: name, lambda _, name: name.upper()])
+def test_a_label_is_known_bilingual_bare_and_in_any_case(chinese: str, name: str, form: Callable[[str, str], str]):
+    assert name_of(form(chinese, name)) == name
+
+
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [("<unk>", "unknown"), ("未知/<unk>", "unknown"), ("unknown", "unknown"), ("fear", "fearful"), ("disgust", "disgusted")],
+)
+def test_other_spellings_are_known(label: str, name: str):
+    assert name_of(label) == name
+
+
+@pytest.mark.parametrize("label", ["unuse_0", "生气", "", "/", "angry/生气", "bored"])
+def test_a_label_that_is_none_of_the_nine_is_none(label: str):
+    assert name_of(label) is None
