@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import os
+import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -134,41 +135,35 @@ class RunningService:
     """An entry that is running; its stdout is read line by line."""
 
     process: subprocess.Popen[bytes]
-    lines: list[bytes] = field(default_factory=list)
+    _received: bytes = b""
+    _read: int = 0
+    """So much of what was received has been looked at."""
 
     def wait_for(self, wanted: Callable[[Event], bool], timeout_sec: float = 60) -> Event:
         """The next event that is wanted; fails at the deadline or the end of stdout."""
         deadline = time.monotonic() + timeout_sec
-        for line in self._read_until(deadline):
+        while (line := self._next_line(deadline)) is not None:
             event: Event = json.loads(line)
             if wanted(event):
                 return event
-        raise AssertionError(f"not seen within {timeout_sec} s; so far: {b''.join(self.lines).decode()}")
+        raise AssertionError(f"not seen within {timeout_sec} s; so far: {self._received.decode()}")
 
     def finish(self, timeout_sec: float = 30) -> tuple[list[Event], int]:
         """Read to the end; all events and the exit code."""
         rest, _ = self.process.communicate(timeout=timeout_sec)
-        return parse_events(b"".join(self.lines) + rest), self.process.returncode
+        return parse_events(self._received + rest), self.process.returncode
 
-    def _read_until(self, deadline: float) -> Iterator[bytes]:
-        import select
-
+    def _next_line(self, deadline: float) -> bytes | None:
         stdout = self.process.stdout
         assert stdout is not None
-        buffered = b""
-        while time.monotonic() < deadline:
+        while (end := self._received.find(b"\n", self._read)) < 0:
             ready, _, _ = select.select([stdout], [], [], max(0.0, deadline - time.monotonic()))
-            if not ready:
-                break
-            data = os.read(stdout.fileno(), 65_536)
+            data = os.read(stdout.fileno(), 65_536) if ready else b""
             if not data:
-                break
-            buffered += data
-            while b"\n" in buffered:
-                line, buffered = buffered.split(b"\n", 1)
-                self.lines.append(line + b"\n")
-                yield line
-        assert not buffered, "a line came in two writes"
+                return None
+            self._received += data
+        line, self._read = self._received[self._read : end], end + 1
+        return line
 
 
 def start_service(mode: str, *arguments: str, stdin: int | None = subprocess.DEVNULL, stderr: Any = None, **extra: str) -> RunningService:

@@ -25,6 +25,8 @@ from voice.errors import AudioDeviceLost, AudioDeviceUnavailable, ConfigInvalid,
 
 _OPEN_TIMEOUT_SEC = 15.0
 _CLOSE_TIMEOUT_SEC = 2.0
+_FIRST_BLOCK_SEC = 5.0
+"""Grace for the first block: PulseAudio's monitor sources were seen to take up to 2.3 s."""
 _CLOCK_SLACK_SEC = 0.1
 """Callbacks come in bursts: so much of a difference between the clock and the frames is no loss."""
 
@@ -67,7 +69,7 @@ class Microphone:
         self._lock = threading.Lock()
         self._gap = GapMeter()
         self._control = _ControlThread()
-        self._last_frame_at = time.monotonic()
+        self._last_frame_at = math.inf
         self._failure: InputError | None = None
         self.ended = False
         self._stream, self._rate_hz, self.name = self._on_control_thread(self._open, _OPEN_TIMEOUT_SEC)
@@ -128,8 +130,8 @@ class Microphone:
             callback=self._callback,
             finished_callback=self._finished,
         )
+        self._last_frame_at = time.monotonic() + _FIRST_BLOCK_SEC
         stream.start()
-        self._last_frame_at = time.monotonic()
         return stream, self._rate_hz, device["name"]
 
     def _callback(self, frames: np.ndarray, num_frames: int, time_info: Any, status: Any) -> None:
