@@ -51,8 +51,10 @@ class CountingStream:
         self.first_sample = self.decoded_until = first_sample
         self.audio: Samples = np.zeros(0, np.float32)
         self.tokens: tuple[Token, ...] = ()
+        self.show_tail = self.has_tail = True
 
-    def accept(self, samples: Samples) -> bool:
+    def accept(self, samples: Samples, *, provisional: bool = True) -> bool:
+        self.show_tail = provisional and self.has_tail
         self.owner.accepts += 1
         if self.owner.fail_accept(self.owner.accepts):
             raise RuntimeError("planted in accept")
@@ -61,8 +63,8 @@ class CountingStream:
         self._tokenize(len(self.audio) // SLICE)
         return self.tokens != before
 
-    def hypothesis(self, *, provisional: bool = True) -> Hypothesis:
-        tail = (self._token(len(self.tokens)),) if provisional else ()
+    def hypothesis(self) -> Hypothesis:
+        tail = (self._token(len(self.tokens)),) if self.show_tail else ()
         return Hypothesis(self.tokens, tail)
 
     def finish(self) -> Hypothesis:

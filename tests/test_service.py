@@ -209,8 +209,9 @@ def test_whatever_else_is_printed_to_stdout_lands_on_stderr(tmp_path: Path) -> N
 
 def test_torch_keeps_the_threads_that_were_set_after_all_loads() -> None:
     program = (
-        "import torch; from voice.build import build_service; from voice.config import load_settings\n"
-        "build_service(load_settings({'embedded': True, 'model': {'num_threads': 2}}), 'streaming'); print(torch.get_num_threads())"
+        "import torch; from voice.build import build_service, locate_models; from voice.config import load_settings\n"
+        "settings = load_settings({'embedded': True, 'model': {'num_threads': 2}})\n"
+        "build_service(settings, 'streaming', locate_models(settings)); print(torch.get_num_threads())"
     )
     output = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=True, timeout=120

@@ -30,6 +30,9 @@ from voice.recognition.recognizer import Recognizer
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
 
+_SHARED_PARAMETERS = 20_000_000
+"""A smaller model gains nothing by a second thread, and loses much by it on a busy machine (bench/README.md)."""
+
 log = structlog.get_logger()
 
 
@@ -43,29 +46,70 @@ class Service:
     """Optional models that could not be loaded; the service runs without them."""
 
 
-def build_service(settings: Settings, mode: Mode) -> Service:
+@dataclass(frozen=True, slots=True)
+class ModelDirectories:
+    """Where the models are, after ``locate_models`` has downloaded what was missing."""
+
+    recognition: Path
+    vad: Path | None
+    """None for Silero, which is a package."""
+    emotion: Path | None
+    """None where there is to be none, or none could be had."""
+    problems: tuple[ModelLoadFailed, ...]
+    """Why an optional one could not be had."""
+
+
+def locate_models(settings: Settings) -> ModelDirectories:
+    """Find every model, or download it: what may take minutes happens before a microphone is open.
+
+    Raises:
+        ModelLoadFailed: recognition or voice activity cannot be had.
+    """
+    hub = settings.model.hub
+    recognition = _locate_recognition(settings)
+    vad = resolve_model(settings.vad.model, hub) if settings.vad.engine == "fsmn" else None
+    try:
+        return ModelDirectories(recognition, vad, _locate_emotion(settings), ())
+    except ModelLoadFailed as error:
+        return ModelDirectories(recognition, vad, None, (error,))
+
+
+def build_service(settings: Settings, mode: Mode, directories: ModelDirectories) -> Service:
     """Load every model and put the stages together.
 
     Raises:
         ModelLoadFailed: recognition or voice activity cannot be had.
     """
     device = resolve_device(settings.model.device_type)
-    directory = _recognition_directory(settings)
-    model = Paraformer(load_model(directory, "ParaformerStreaming", device))
-    vad = _build_vad(settings)
-    emotion, problems = None, []
+    loaded = load_model(directories.recognition, "ParaformerStreaming", device)
+    model = Paraformer(loaded)
+    vad = SileroVad() if directories.vad is None else FsmnVad(load_model(directories.vad, "FsmnVADStreaming", "cpu"))
+    emotion, problems = None, list(directories.problems)
     try:
-        emotion = _build_emotion(settings, device)
+        if directories.emotion is not None:
+            name = str(directories.emotion) if settings.embedded else settings.emotion.model
+            emotion = Emotion2vec(load_model(directories.emotion, "Emotion2vec", device), name)
     except ModelLoadFailed as error:
         problems.append(error)
-    set_num_threads(settings.model.num_threads or min(2, os.cpu_count() or 1))
+    set_num_threads(settings.model.num_threads or _fitting_num_threads(loaded.num_parameters))
     recognizer = _build_recognizer(settings, mode, model)
     warm_up(recognizer, vad)
     finalizer = InlineFinalizer(_finalizer_settings(settings), emotion)
     pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, new_trace_id)
     name = str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
-    log.info("models_loaded", recognition=str(directory), mode=mode, device=device, vad=settings.vad.engine, emotion=emotion is not None)
+    log.info(
+        "models_loaded",
+        recognition=str(directories.recognition),
+        mode=mode,
+        device=device,
+        vad=settings.vad.engine,
+        emotion=emotion is not None,
+    )
     return Service(pipeline, name, tuple(problems))
+
+
+def _fitting_num_threads(num_parameters: int) -> int:
+    return min(2, os.cpu_count() or 1) if num_parameters > _SHARED_PARAMETERS else 1
 
 
 def new_trace_id() -> str:
@@ -82,7 +126,7 @@ def warm_up(recognizer: Recognizer, vad: VoiceActivity) -> None:
     stream.finish()
 
 
-def _recognition_directory(settings: Settings) -> Path:
+def _locate_recognition(settings: Settings) -> Path:
     if settings.embedded:
         return resolve_model(str(EMBEDDED / "asr"), settings.model.hub)
     if settings.model_dir is not None:
@@ -101,22 +145,15 @@ def _build_recognizer(settings: Settings, mode: Mode, model: Paraformer) -> Reco
     )
 
 
-def _build_vad(settings: Settings) -> VoiceActivity:
-    if settings.vad.engine == "silero":
-        return SileroVad()
-    return FsmnVad(load_model(resolve_model(settings.vad.model, settings.model.hub), "FsmnVADStreaming", "cpu"))
-
-
-def _build_emotion(settings: Settings, device: str) -> Emotion2vec | None:
+def _locate_emotion(settings: Settings) -> Path | None:
     if not settings.emotion.enabled:
         return None
-    name = settings.emotion.model
-    if settings.embedded and not Path(name).is_dir():
-        if not (EMBEDDED / "emotion").is_dir():
-            log.warning("emotion_unavailable", reason="no emotion model ships with the repository and --embedded downloads nothing")
-            return None
-        name = str(EMBEDDED / "emotion")
-    return Emotion2vec(load_model(resolve_model(name, settings.model.hub), "Emotion2vec", device), name)
+    if settings.embedded and not Path(settings.emotion.model).is_dir():
+        if (EMBEDDED / "emotion").is_dir():
+            return EMBEDDED / "emotion"
+        log.warning("emotion_unavailable", reason="no emotion model ships with the repository and --embedded downloads nothing")
+        return None
+    return resolve_model(settings.emotion.model, settings.model.hub)
 
 
 def _pipeline_settings(settings: Settings) -> PipelineSettings:

@@ -19,14 +19,15 @@ import structlog
 
 from voice import __version__
 from voice.audio import AudioBlock, samples_to_ms
-from voice.build import Service, build_service, new_trace_id
+from voice.build import Service, build_service, locate_models, new_trace_id
 from voice.capture.microphone import Microphone, MicrophoneSettings
 from voice.capture.pcm_stream import PcmStream
 from voice.capture.source import AudioSource
 from voice.capture.wav_file import WavFile
 from voice.config import Mode, Settings
 from voice.errors import EXIT_BUG, EXIT_OK, AudioDeviceUnavailable, ErrorCode, InputError, OutputGone, VoiceError, describe
-from voice.output.events import SCHEMA_VERSION, AnyEvent, ErrorEvent, FinalEvent, PartialEvent, StatusEvent
+from voice.funasr_models import limit_spinning
+from voice.output.events import SCHEMA_VERSION, AnyEvent, ErrorEvent, FinalEvent, PartialEvent, StatusEvent, Totals
 from voice.output.writer import EventWriter, take_stdout
 from voice.pipeline import UtteranceSummary
 from voice.transcript import Endpoint
@@ -83,15 +84,20 @@ class Daemon:
         try:
             self._status("loading")
             self._stop.interrupts = True
-            source = open_source(self._settings)
-            service = build_service(self._settings, self._mode)
+            if self._settings.audio.input == "mic":
+                directories = locate_models(self._settings)
+                source = open_source(self._settings)  # before models are loaded: what is said meanwhile waits in its queue
+            else:
+                source = open_source(self._settings)  # a file that is not there is said before anything is downloaded
+                directories = locate_models(self._settings)
+            service = build_service(self._settings, self._mode, directories)
             self._stop.interrupts = False
             if self._stop.requested:
                 raise Interrupted
             return self._serve(source, service)
         except Interrupted:
             log.info("stopped_while_loading")
-            self._status("stopped")
+            self._status("stopped", totals=Totals())
             return EXIT_OK
         finally:
             self._stop.interrupts = False
@@ -199,6 +205,7 @@ def run_service(settings: Settings, mode: Mode) -> int:
     except OutputGone as error:
         log.error("output_gone", error=describe(error))
         return error.exit_code
+    limit_spinning()
     stop = StopRequest()
     stop.install()
     try:

@@ -19,6 +19,7 @@ import functools
 import importlib
 import importlib.util
 import json
+import os
 import pickle
 import sys
 import types
@@ -73,6 +74,7 @@ class FunasrModel:
     frontend: Any
     """FunASR's feature extraction with its mean and variance, dither off; None for a model that takes samples."""
     device: str
+    num_parameters: int
 
 
 @functools.cache
@@ -105,6 +107,17 @@ def resolve_device(device_type: DeviceType) -> str:
     if device_type == "cuda" and not available:
         raise ModelLoadFailed("device_type is cuda, but torch sees no CUDA device; use --device-type cpu")
     return "cuda" if device_type != "cpu" and available else "cpu"
+
+
+def limit_spinning() -> None:
+    """Keep torch's idle threads from spinning for long; called before torch is imported, the user's own choice wins.
+
+    libgomp lets a thread that waits spin for milliseconds. With another busy process on a machine of two cores, that starves the
+    thread it waits for: a chunk then took 10 to 100 times as long. Spinning 10,000 rounds costs 3 % where the machine is idle
+    (bench/README.md).
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def set_num_threads(num_threads: int) -> None:
@@ -147,7 +160,8 @@ def load_model(directory: Path, model_class: str, device: str) -> FunasrModel:
     except Exception as error:  # FunASR's constructors raise whatever a wrong config leads them to
         raise ModelLoadFailed(f"{files['config']} does not describe a {model_class} FunASR can build: {describe(error)}") from error
     module.to(device).eval()
-    return FunasrModel(directory, module, config, tokens, tokenizer, frontend, device)
+    num_parameters = sum(parameter.numel() for parameter in module.parameters())
+    return FunasrModel(directory, module, config, tokens, tokenizer, frontend, device, num_parameters)
 
 
 def _files(directory: Path) -> dict[str, Path]:

@@ -269,10 +269,10 @@ class Pipeline:
         """Give the stream the audio before ``until`` and show what is new."""
         samples = self._history.slice(utterance.fed_until, until)
         utterance.fed_until = until
-        if utterance.stream is None or not utterance.stream.accept(samples):
-            return
         provisional = self._load_sec <= self._settings.provisional_max_load_sec
-        hypothesis = _joined(utterance.kept, utterance.stream.hypothesis(provisional=provisional))
+        if utterance.stream is None or not utterance.stream.accept(samples, provisional=provisional):
+            return
+        hypothesis = _joined(utterance.kept, utterance.stream.hypothesis())
         text = hypothesis.text
         if text and text != utterance.shown.text:
             event = partial_event(utterance.trace_id, self._recognizer.source, hypothesis, utterance.start, utterance.stream.decoded_until)

@@ -14,6 +14,7 @@ A chunk, preset ``[left, chunk, right]``, in frames of 60 ms::
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voice.audio import Samples
+from voice.errors import ModelLoadFailed
 from voice.funasr_models import FunasrModel
 from voice.transcript import Token
 
@@ -111,15 +113,25 @@ class Paraformer:
     """The loaded model."""
 
     def __init__(self, model: FunasrModel) -> None:
+        """Take a loaded ``ParaformerStreaming`` over; it is accelerated in place.
+
+        Raises:
+            ModelLoadFailed: its decoder is not causal.
+        """
         import torch  # noqa: PLC0415
+
+        from voice.recognition.acceleration import accelerate  # noqa: PLC0415 -- it imports torch
 
         self._torch = torch
         self._model = model
         self._module = model.module
+        accelerate(model.module, model.device)
         self._threshold = np.float32(self._module.predictor.threshold)
         self._tail_weight = np.float32(self._module.predictor.tail_threshold)
         self._width: int = self._module.encoder.output_size()
         self._dropped_ids = {self._module.sos, self._module.eos, self._module.blank_id}
+        if any(layer.self_attn.pad_fn.padding[1] for layer in self._module.decoder.decoders):
+            raise ModelLoadFailed(f"{model.directory}: the decoder looks ahead (decoder_conf.sanm_shfit), which streaming cannot")
 
     def new_state(self, preset: ChunkPreset) -> ChunkState:
         """Caches of an utterance that has no audio yet, as ``ParaformerStreaming.init_cache`` makes them."""
@@ -192,31 +204,47 @@ class Paraformer:
         mean = frames / weight if weight > 0 else frames
         return fired, CifState(weight, mean, onset, end)
 
-    def decode(self, chunk: EncodedChunk, fired: list[Firing], cache: dict[str, Any], first_sample: int) -> list[Token]:
-        """Name the fired tokens. As FunASR does: no call when nothing fired, and sos, eos and blank are dropped.
+    def decode(
+        self, chunk: EncodedChunk, fired: list[Firing], cache: dict[str, Any], first_sample: int, look_ahead: Sequence[Firing] = ()
+    ) -> tuple[list[Token], list[Token]]:
+        """Name the fired tokens, and in the same pass those that fired in the look-ahead.
+
+        As FunASR does: no call when nothing fired, and sos, eos and blank are dropped. The decoder is causal, so what follows does
+        not change the fired tokens, and the cache is left as if only they had been decoded: the second pass over 54 M decoder
+        weights that a tail of its own would need costs 17 % of a chunk (bench/README.md).
 
         Args:
             chunk: the encoder frames that the decoder attends to.
-            fired: from ``integrate``.
-            cache: ``ChunkState.decoder`` or a copy of it; written into.
+            fired: from ``integrate``, to be committed.
+            cache: ``ChunkState.decoder``; written into.
             first_sample: sample index of the utterance's frame 0.
+            look_ahead: from ``integrate`` over the right context.
+
+        Returns:
+            The tokens of ``fired``, and those of ``look_ahead``.
         """
+        firings = [*fired, *look_ahead]
+        if not firings:
+            return [], []
         if not fired:
-            return []
+            cache = copy_cache(cache)
         with self._torch.inference_mode():
-            embeddings = self._torch.from_numpy(np.stack([firing.embedding for firing in fired]))[None].to(self._model.device)
+            embeddings = self._torch.from_numpy(np.stack([firing.embedding for firing in firings]))[None].to(self._model.device)
             logits = self._module.decoder.forward_chunk(chunk.output, embeddings, cache)
             posteriors, ids = self._torch.softmax(logits[0], dim=-1).max(dim=-1)
-        return [
-            Token(
-                self._model.tokens[token_id],
-                first_sample + max(firing.start_frame, 0) * FRAME_SAMPLES,
-                first_sample + max(firing.end_frame, 1) * FRAME_SAMPLES,
-                posterior,
-            )
-            for firing, token_id, posterior in zip(fired, ids.tolist(), posteriors.tolist(), strict=True)
-            if token_id not in self._dropped_ids
+        if look_ahead:
+            cache["decode_fsmn"] = [layer if layer is None else layer[:, :, : -len(look_ahead)] for layer in cache["decode_fsmn"]]
+        tokens = [
+            self._token(firing, token_id, posterior, first_sample)
+            for firing, token_id, posterior in zip(firings, ids.tolist(), posteriors.tolist(), strict=True)
         ]
+        return [token for token in tokens[: len(fired)] if token], [token for token in tokens[len(fired) :] if token]
+
+    def _token(self, firing: Firing, token_id: int, posterior: float, first_sample: int) -> Token | None:
+        if token_id in self._dropped_ids:
+            return None
+        start, end = max(firing.start_frame, 0), max(firing.end_frame, 1)
+        return Token(self._model.tokens[token_id], first_sample + start * FRAME_SAMPLES, first_sample + end * FRAME_SAMPLES, posterior)
 
 
 def copy_cache(cache: Any) -> Any:

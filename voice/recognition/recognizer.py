@@ -26,14 +26,15 @@ class RecognizerStream(Protocol):
     def decoded_until(self) -> int:
         """Sample index after the last audio that ``hypothesis`` rests on."""
 
-    def accept(self, samples: Samples) -> bool:
+    def accept(self, samples: Samples, *, provisional: bool = True) -> bool:
         """Take the next samples, in pieces of any size; True when something was decoded.
 
-        The samples are not kept after their chunk is decoded. The result does not depend on the sizes of the pieces.
+        The samples are not kept after their chunk is decoded. The result does not depend on the sizes of the pieces, nor its
+        committed part on ``provisional``: False leaves out the provisional tail and its cost.
         """
 
-    def hypothesis(self, *, provisional: bool = True) -> Hypothesis:
-        """What is known so far. MUST keep every committed token of an earlier call; ``provisional=False`` saves the tail's cost."""
+    def hypothesis(self) -> Hypothesis:
+        """What is known so far. MUST keep every committed token of an earlier call."""
 
     def finish(self) -> Hypothesis:
         """Decode all that is left; every token is committed. MUST be the last call."""

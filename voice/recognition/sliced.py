@@ -58,8 +58,9 @@ class SlicedStream:
         self._committed: list[Token] = []
         self.decoded_until = first_sample
 
-    def accept(self, samples: Samples) -> bool:
+    def accept(self, samples: Samples, *, provisional: bool = True) -> bool:
         """Decode every slice that is complete with these samples."""
+        del provisional  # there is no such part in this mode
         self._pending = np.concatenate((self._pending, samples))
         decoded = len(self._pending) >= self._slice_samples
         while len(self._pending) >= self._slice_samples:
@@ -67,9 +68,8 @@ class SlicedStream:
             self._pending = self._pending[self._slice_samples :]
         return decoded
 
-    def hypothesis(self, *, provisional: bool = True) -> Hypothesis:
+    def hypothesis(self) -> Hypothesis:
         """The committed tokens, without a trailing Latin word that the next slice may continue."""
-        del provisional  # there is no such part in this mode
         shown = list(self._committed)
         while shown and (CONTINUES in shown[-1].text or shown[-1].text.isascii()):
             shown.pop()
@@ -100,4 +100,4 @@ class SlicedStream:
         state = self._model.new_state(preset)
         chunk = self._model.encode(features, state, preset)
         fired, _ = self._model.integrate(chunk, range(len(chunk.weights)), state.cif, is_final=is_final)
-        return self._model.decode(chunk, fired, state.decoder, self.decoded_until - len(self._window))
+        return self._model.decode(chunk, fired, state.decoder, self.decoded_until - len(self._window))[0]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from voice.audio import Samples
-from voice.recognition.paraformer import FRAME_SAMPLES, ChunkPreset, ChunkState, EncodedChunk, Paraformer, copy_cache
+from voice.recognition.paraformer import FRAME_SAMPLES, ChunkPreset, ChunkState, Firing, Paraformer
 from voice.transcript import Hypothesis, Token
 
 
@@ -39,33 +39,28 @@ class StreamingStream:
         self._state = model.new_state(preset)
         self._pending = np.zeros(0, np.float32)
         self._committed: list[Token] = []
-        self._look_ahead: tuple[EncodedChunk, dict[str, Any]] | None = None
-        self._provisional: tuple[Token, ...] | None = ()
+        self._provisional: list[Token] = []
         self.decoded_until = first_sample
 
-    def accept(self, samples: Samples) -> bool:
+    def accept(self, samples: Samples, *, provisional: bool = True) -> bool:
         """Decode every chunk that is complete with these samples."""
         self._pending = np.concatenate((self._pending, samples))
         stride = self._preset.stride_samples
         decoded = len(self._pending) >= stride
         while len(self._pending) >= stride:
-            self._commit(self._pending[:stride])
+            self._commit(self._pending[:stride], provisional=provisional)
             self._pending = self._pending[stride:]
         return decoded
 
-    def hypothesis(self, *, provisional: bool = True) -> Hypothesis:
+    def hypothesis(self) -> Hypothesis:
         """Committed tokens, and those the look-ahead suggests."""
-        if not provisional:
-            return Hypothesis(tuple(self._committed))
-        if self._provisional is None:
-            self._provisional = self._decode_look_ahead()
-        return Hypothesis(tuple(self._committed), self._provisional)
+        return Hypothesis(tuple(self._committed), tuple(self._provisional))
 
     def finish(self) -> Hypothesis:
         """Decode the last short chunk, what the frontend still holds, and the residual CIF weight."""
         rest = self._pending
         self.decoded_until += len(rest)
-        self._pending, self._look_ahead, self._provisional = rest[:0], None, ()
+        self._pending, self._provisional = rest[:0], []
         if len(rest) >= FRAME_SAMPLES:
             features = self._model.features(rest, self._state.frontend, is_final=True)
             self._committed += self._flush(features, self._state)
@@ -95,29 +90,20 @@ class StreamingStream:
         chunk = model.encode_tail(state, preset) if features is None else model.encode(features, state, preset)
         rows = range(self._preset.left, len(chunk.weights))
         fired, _ = self._model.integrate(chunk, rows, state.cif, is_final=True)
-        return self._model.decode(chunk, fired, state.decoder, self._first_sample)
+        return self._model.decode(chunk, fired, state.decoder, self._first_sample)[0]
 
-    def _commit(self, samples: Samples) -> None:
-        features = self._model.features(samples, self._state.frontend, is_final=False)
-        chunk = self._model.encode(features, self._state, self._preset)
-        rows = range(self._preset.left, self._preset.left + self._preset.chunk)
-        fired, self._state.cif = self._model.integrate(chunk, rows, self._state.cif, is_final=False)
-        before = copy_cache(self._state.decoder)
-        self._committed += self._model.decode(chunk, fired, self._state.decoder, self._first_sample)
-        # The tail attends to this chunk's frames, which the committed cache already holds: it takes the older attention cache
-        # and the newer token history.
-        self._look_ahead = chunk, {**before, "decode_fsmn": self._state.decoder["decode_fsmn"]}
-        self._provisional = None
+    def _commit(self, samples: Samples, *, provisional: bool) -> None:
+        model, preset, state = self._model, self._preset, self._state
+        features = model.features(samples, state.frontend, is_final=False)
+        chunk = model.encode(features, state, preset)
+        border = preset.left + preset.chunk
+        fired, state.cif = model.integrate(chunk, range(preset.left, border), state.cif, is_final=False)
+        look_ahead: list[Firing] = []
+        if provisional:
+            look_ahead, _ = model.integrate(chunk, range(border, len(chunk.weights)), state.cif, is_final=False)
+        committed, self._provisional = model.decode(chunk, fired, state.decoder, self._first_sample, look_ahead)
+        self._committed += committed
         self.decoded_until += len(samples)
-
-    def _decode_look_ahead(self) -> tuple[Token, ...]:
-        """Tokens of the frames that were seen as right context, on copies of everything that holds state."""
-        if self._look_ahead is None:
-            return ()
-        chunk, cache = self._look_ahead
-        rows = range(self._preset.left + self._preset.chunk, len(chunk.weights))
-        fired, _ = self._model.integrate(chunk, rows, self._state.cif, is_final=False)
-        return tuple(self._model.decode(chunk, fired, copy_cache(cache), self._first_sample))
 
 
 def _is_subsequence(part: list[Token], whole: list[Token]) -> bool:
