@@ -22,16 +22,13 @@ from voice.endpointing.silero import SileroVad
 from voice.errors import ModelLoadFailed
 from voice.finalization.emotion import Emotion2vec
 from voice.finalization.finalizer import FinalizerSettings, InlineFinalizer
-from voice.funasr_models import load_model, resolve_device, set_num_threads
+from voice.funasr_models import FunasrModel, load_model, resolve_device, set_num_threads
 from voice.model_store import EMBEDDED, resolve_model
 from voice.pipeline import Pipeline, PipelineSettings
 from voice.recognition.paraformer import ChunkPreset, Paraformer
 from voice.recognition.recognizer import Recognizer
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
-
-_SHARED_PARAMETERS = 20_000_000
-"""A smaller model gains nothing by a second thread, and loses much by it on a busy machine (bench/README.md)."""
 
 log = structlog.get_logger()
 
@@ -91,7 +88,7 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
             emotion = Emotion2vec(load_model(directories.emotion, "Emotion2vec", device), name)
     except ModelLoadFailed as error:
         problems.append(error)
-    set_num_threads(settings.model.num_threads or _fitting_num_threads(loaded.num_parameters))
+    set_num_threads(settings.model.num_threads or _fitting_num_threads(loaded))
     recognizer = _build_recognizer(settings, mode, model)
     warm_up(recognizer, vad)
     finalizer = InlineFinalizer(_finalizer_settings(settings), emotion)
@@ -108,8 +105,9 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
     return Service(pipeline, name, tuple(problems))
 
 
-def _fitting_num_threads(num_parameters: int) -> int:
-    return min(2, os.cpu_count() or 1) if num_parameters > _SHARED_PARAMETERS else 1
+def _fitting_num_threads(model: FunasrModel) -> int:
+    """Two for a large model; a small one gains nothing by a second thread and loses much by it on a busy machine."""
+    return min(2, os.cpu_count() or 1) if model.is_large else 1
 
 
 def new_trace_id() -> str:

@@ -54,6 +54,7 @@ _MODULES = {
 """What has to be imported so that FunASR's registry knows a model class and its parts."""
 
 _LARGE_FILE_BYTES = 64 * 2**20
+_LARGE_PARAMETERS = 20_000_000
 _TRAINING_ONLY = {"specaug": None, "specaug_conf": None, "ctc_weight": 0.0}
 
 log = structlog.get_logger()
@@ -75,6 +76,11 @@ class FunasrModel:
     """FunASR's feature extraction with its mean and variance, dither off; None for a model that takes samples."""
     device: str
     num_parameters: int
+
+    @property
+    def is_large(self) -> bool:
+        """Whether its weights do not fit a processor's cache: then packing them pays, and sharing its work between threads."""
+        return self.num_parameters > _LARGE_PARAMETERS
 
 
 @functools.cache

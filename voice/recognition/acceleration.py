@@ -48,14 +48,18 @@ class RememberedPositions(torch.nn.Module):
         return frames + self._table[:, start:end]
 
 
-def accelerate(model: Any, device: str) -> None:
+def accelerate(model: Any, *, pack: bool) -> None:
     """Change a ``ParaformerStreaming`` in place; the second time it finds nothing to do. The predictor stays as it is.
 
     CIF decides with a threshold where a token fires: its own layers keep FunASR's rounding.
+
+    Args:
+        model: the torch module, on its device.
+        pack: lay linear layers out for oneDNN; for large models on a CPU. A small one's weights stay in the cache as they are.
     """
     if type(model.encoder.embed).__name__ == "StreamSinusoidalPositionEncoder":
         model.encoder.embed = RememberedPositions(model.encoder.embed)
-    if device == "cpu" and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if pack and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         for part in (model.encoder, model.decoder):
             _pack_linears(part)
 

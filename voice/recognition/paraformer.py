@@ -125,7 +125,7 @@ class Paraformer:
         self._torch = torch
         self._model = model
         self._module = model.module
-        accelerate(model.module, model.device)
+        accelerate(model.module, pack=model.is_large and model.device == "cpu")
         self._threshold = np.float32(self._module.predictor.threshold)
         self._tail_weight = np.float32(self._module.predictor.tail_threshold)
         self._width: int = self._module.encoder.output_size()
