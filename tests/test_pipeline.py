@@ -327,6 +327,16 @@ def test_a_model_that_is_broken_for_good_ends_each_utterance_and_the_next_one_is
     assert pipeline.totals.empty_utterances == 1  # the second had no partial
 
 
+def test_an_abandoned_utterance_gets_its_last_partial_as_final() -> None:
+    recognizer = CountingRecognizer(fail_finish=lambda _: True)
+    pipeline = build(recognizer)
+    events = pipeline.process(block(UTTERANCE[: 4 * SAMPLE_RATE_HZ]))
+    events = dumped([*events, *pipeline.abandon(), *pipeline.abandon()])
+    (final,) = of_type(events, "final")
+    assert (final["text"], final["endpoint"]) == (of_type(events, "partial")[-1]["text"], "shutdown")
+    assert recognizer.finishes == 0
+
+
 def test_a_failure_at_the_cut_of_a_long_utterance_does_not_lose_the_next_one() -> None:
     recognizer = CountingRecognizer(fail_finish=lambda call: call == 1)
     events = run(build(recognizer), np.concatenate((silence(1), speech(33), silence(1.5))))

@@ -124,6 +124,11 @@ class Daemon:
             endpoint: Endpoint = "audio_lost" if isinstance(error, AudioDeviceUnavailable) else "end_of_input"
             self._guarded(service, lambda: service.pipeline.finish(endpoint))
             code = error.exit_code
+        except VoiceError:
+            raise
+        except Exception:
+            self._write(service.pipeline.abandon())
+            raise
         totals = service.pipeline.totals
         self._status("stopped", totals=totals)
         log.info("service_stopped", exit_code=code, lines=self._writer.num_lines, **totals.model_dump())

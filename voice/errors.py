@@ -9,6 +9,7 @@
     │   ├── InputUnreadable               a file or stream that cannot be read as audio
     │   └── AudioDeviceUnavailable        no such microphone, or it cannot be opened
     │       └── AudioDeviceLost           it was there and went away
+    │           └── AudioStalled          it is there and delivers nothing
     └── OutputGone               exit 5   nobody reads stdout any more, or it cannot be written
 
 Everything else that reaches ``voice.daemon`` is a bug: ``runtime_error``, exit 70.
@@ -88,6 +89,12 @@ class AudioDeviceLost(AudioDeviceUnavailable):
     """The capture device was open and stopped delivering."""
 
     error_code: ErrorCode = "audio_device_lost"
+
+
+class AudioStalled(AudioDeviceLost):
+    """The capture device is open and delivers no audio, not even silence."""
+
+    error_code: ErrorCode = "audio_stalled"
 
 
 class OutputGone(VoiceError):

@@ -24,7 +24,8 @@ def configure_logs(log_format: LogFormat, level: str) -> None:
     ]
     if log_format == "json":
         rendering: list[structlog.typing.Processor] = [
-            structlog.processors.dict_tracebacks,
+            # Never the values of local variables: recognised text stands in them.
+            structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False)),
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
     else:

@@ -190,6 +190,13 @@ class Pipeline:
         self._run()
         return self._take_events()
 
+    def abandon(self) -> list[AnyEvent]:
+        """Give the utterance in flight what was shown last as its final, without asking the recogniser: the process ends in a bug."""
+        if self._utterance:
+            ended = self._utterance.ended or SpeechEnded(self._now, self._now, "shutdown")
+            self._conclude(self._utterance, ended, self._utterance.shown)
+        return self._take_events()
+
     def report_error(self, code: ErrorCode, message: str, *, recoverable: bool) -> list[AnyEvent]:
         """Events for a failure outside, tied to the utterance in flight where there is one."""
         self._error(code, message, self._current_trace_id, recoverable=recoverable)

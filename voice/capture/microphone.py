@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as CallTimeout  # the builtin one from Python 3.11 on
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ import numpy as np
 import structlog
 
 from voice.audio import AudioBlock
-from voice.errors import AudioDeviceLost, AudioDeviceUnavailable, ConfigInvalid, InputError, describe
+from voice.errors import AudioDeviceLost, AudioDeviceUnavailable, AudioStalled, ConfigInvalid, InputError, describe
 
 _OPEN_TIMEOUT_SEC = 15.0
 _CLOSE_TIMEOUT_SEC = 2.0
@@ -89,7 +90,7 @@ class Microphone:
                 return None
             silent_sec = time.monotonic() - self._last_frame_at
             if self._failure or silent_sec > self._settings.stall_sec:
-                raise self._failure or AudioDeviceLost(f"'{self.name}' delivered no audio for {silent_sec:.1f} s") from None
+                raise self._failure or AudioStalled(f"'{self.name}' delivered no audio for {silent_sec:.1f} s") from None
             return None
         with self._lock:
             self._queued_sec -= block.duration_sec
@@ -110,7 +111,7 @@ class Microphone:
             return self._control.submit(call).result(timeout_sec)
         except (InputError, ConfigInvalid):
             raise
-        except TimeoutError:
+        except CallTimeout:
             raise AudioDeviceUnavailable(f"PortAudio did not answer within {timeout_sec:.0f} s") from None
         except Exception as error:  # PortAudioError and what its bindings raise: all mean that there is no microphone
             raise AudioDeviceUnavailable(describe(error)) from error
