@@ -154,7 +154,8 @@ def test_a_microphone_that_vanishes_ends_the_utterance_with_its_final_and_an_err
     (error,) = of_type(events, "error_event")
     assert code == 4
     assert (final["trace_id"], final["endpoint"]) == (partial["trace_id"], "audio_lost")
-    assert (error["error_code"], error["recoverable"], error["trace_id"]) == ("audio_stalled", False, final["trace_id"])
+    assert error["error_code"] in ("audio_stalled", "audio_device_lost")  # PortAudio notices, or frames just stop
+    assert (error["recoverable"], error["trace_id"]) == (False, final["trace_id"])
 
 
 def test_list_devices_names_the_microphone(microphone: VirtualMicrophone) -> None:

@@ -186,19 +186,16 @@ def test_one_canonical_log_line_for_each_utterance() -> None:
 
 def test_whatever_else_is_printed_to_stdout_lands_on_stderr(tmp_path: Path) -> None:
     """A fake library on the path, imported by the service, prints in every way there is."""
-    (tmp_path / "kaldi_native_fbank.py").write_text(
-        "import ctypes, os, sys\n"
+    (tmp_path / "kaldiio.py").write_text(
+        "import ctypes, importlib, os, sys\n"
         "print('planted by print')\n"
         "sys.stdout.write('planted by write\\n')\n"
         "sys.__stdout__.write('planted by dunder\\n'); sys.__stdout__.flush()\n"
         "os.write(1, b'planted by descriptor\\n')\n"
         "ctypes.CDLL(None).puts(b'planted by C'); ctypes.CDLL(None).fflush(None)\n"
         "os.system('echo planted by a child')\n"
-        "import importlib.machinery, importlib.util\n"
-        "paths = [path for path in sys.path if path != os.path.dirname(__file__)]\n"
-        "spec = importlib.machinery.PathFinder.find_spec('kaldi_native_fbank', paths)\n"
-        "real = importlib.util.module_from_spec(spec); spec.loader.exec_module(real)\n"
-        "globals().update(vars(real))\n",
+        "sys.path.remove(os.path.dirname(__file__)); del sys.modules[__name__]\n"
+        "importlib.import_module(__name__)  # the real one takes its place\n",
         encoding="utf-8",
     )
     result = run_service("streaming", "--input", wav("temperature"), PYTHONPATH=str(tmp_path))
