@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 from harness import EMBEDDED_ASR
 
-from voice.funasr_models import FunasrModel, load_model, set_num_threads
+from voice.funasr_models import FunasrModel, limit_spinning, load_model, set_num_threads
 from voice.recognition.paraformer import ChunkPreset, Paraformer
+
+limit_spinning()  # as the service does, before any test imports torch
 
 TRAINED = ChunkPreset(0, 10, 5, encoder_look_back=4, decoder_look_back=1)
 PRESETS = {
@@ -20,7 +22,7 @@ PRESETS = {
 def funasr_model() -> FunasrModel:
     """The embedded model with its weights."""
     model = load_model(EMBEDDED_ASR, "ParaformerStreaming", "cpu")
-    set_num_threads(2)
+    set_num_threads(1)
     return model
 
 

@@ -303,6 +303,20 @@ def test_a_failure_while_decoding_costs_an_error_event_and_not_a_token(failing_a
     assert len(recognizer.streams) == 2
 
 
+def test_a_failure_while_the_input_ends_costs_no_final() -> None:
+    """A block so large that everything is decoded inside ``finish``, with a failure at every call of the recogniser there."""
+    import soxr
+
+    audio = soxr.resample(np.concatenate((silence(1), speech(2))), 16_000, 48_000).astype(np.float32)
+    undisturbed_ = CountingRecognizer()
+    expected = texts(run(build(undisturbed_), audio, [len(audio)], 48_000))
+    assert len(expected) == 1
+    for failing in range(1, undisturbed_.accepts + 1):
+        events = run(build(CountingRecognizer(fail_accept=lambda call, at=failing: call == at)), audio, [len(audio)], 48_000)
+        assert texts(events) == expected, failing
+        assert len(of_type(events, "error_event")) == 1
+
+
 def test_a_failing_flush_is_tried_once_more_on_a_rebuilt_stream() -> None:
     events = run(build(CountingRecognizer(fail_finish=lambda call: call == 1)), UTTERANCE)
     assert [event["error_code"] for event in of_type(events, "error_event")] == ["infer_final_failed"]

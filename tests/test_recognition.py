@@ -24,7 +24,7 @@ def auto_model(funasr_model: Any) -> Any:
     """FunASR's own top-level API on the same weights."""
     from funasr.auto.auto_model import AutoModel
 
-    model = AutoModel(model=str(EMBEDDED_ASR), disable_update=True, disable_pbar=True, ncpu=2, device="cpu")
+    model = AutoModel(model=str(EMBEDDED_ASR), disable_update=True, disable_pbar=True, ncpu=1, device="cpu")
     model.kwargs["frontend"].dither = 0.0
     return model
 

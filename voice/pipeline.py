@@ -120,6 +120,7 @@ class Pipeline:
         self._decisions: deque[SpeechStarted | SpeechEnded] = deque()
         self._now = 0  # after the last sample that was windowed
         self._signal_start = 0  # after the last gap
+        self._ending: Endpoint | None = None  # the input is over: what is queued comes first
         self._utterance: _Utterance | None = None
         self._last_fed = 0
         self._last_loss: int | None = None
@@ -164,8 +165,7 @@ class Pipeline:
     def finish(self, endpoint: Endpoint) -> list[AnyEvent]:
         """End the utterance in flight, with everything the stages still hold."""
         self._unwindowed.extend(self._resampler.flush())
-        self._run()
-        self._end_audio(endpoint)
+        self._ending = endpoint
         self._run()
         return self._take_events()
 
@@ -230,6 +230,9 @@ class Pipeline:
             self._take_window(window)
         elif self._unwindowed:
             self._take_chunk(self._unwindowed.popleft())
+        elif self._ending:
+            endpoint, self._ending = self._ending, None
+            self._end_audio(endpoint)
         else:
             return False
         return True
