@@ -110,20 +110,8 @@ class Daemon:
             self._write(service.pipeline.report_error(problem.error_code, describe(problem), recoverable=True))
         self._status("ready", version=__version__, schema_version=SCHEMA_VERSION, model=service.model_name)
         self._status("listening")
-        code = EXIT_OK
         try:
-            while not source.ended and not self._stop.requested:
-                self._writer.check_reader()
-                block = source.read(_READ_TIMEOUT_SEC)
-                if block is not None:
-                    self._process(source, service, block)
-            self._drain(source, service)
-        except InputError as error:
-            log.error("input_failed", error=describe(error))
-            self._write(service.pipeline.report_error(error.error_code, describe(error), recoverable=False))
-            endpoint: Endpoint = "audio_lost" if isinstance(error, AudioDeviceUnavailable) else "end_of_input"
-            self._guarded(service, lambda: service.pipeline.finish(endpoint))
-            code = error.exit_code
+            code = self._listen(source, service)
         except VoiceError:
             raise
         except Exception:
@@ -133,6 +121,23 @@ class Daemon:
         self._status("stopped", totals=totals)
         log.info("service_stopped", exit_code=code, lines=self._writer.num_lines, **totals.model_dump())
         return code
+
+    def _listen(self, source: AudioSource, service: Service) -> int:
+        """Until the input ends, a stop is requested, or the input fails; the exit code."""
+        try:
+            while not source.ended and not self._stop.requested:
+                self._writer.check_reader()
+                block = source.read(_READ_TIMEOUT_SEC)
+                if block is not None:
+                    self._process(source, service, block)
+        except InputError as error:
+            log.error("input_failed", error=describe(error))
+            self._write(service.pipeline.report_error(error.error_code, describe(error), recoverable=False))
+            endpoint: Endpoint = "audio_lost" if isinstance(error, AudioDeviceUnavailable) else "end_of_input"
+            self._guarded(service, lambda: service.pipeline.finish(endpoint))
+            return error.exit_code
+        self._drain(source, service)
+        return EXIT_OK
 
     def _drain(self, source: AudioSource, service: Service) -> None:
         """Finish: what waits is decoded while there is time, the utterance in flight gets its final."""
