@@ -17,7 +17,7 @@ from harness import EMBEDDED_ASR, REPOSITORY, environment
 
 from voice.errors import ModelLoadFailed
 from voice.funasr_models import load_model, resolve_device
-from voice.model_store import resolve_model
+from voice.model_store import is_complete, resolve_model
 
 
 @pytest.fixture
@@ -195,12 +195,34 @@ def test_a_hub_that_cannot_be_reached_gives_one_line_with_ways_out(hub: str, tmp
     assert "--embedded" in line
 
 
+@pytest.mark.parametrize("missing", ["config.yaml", "model.pt", "am.mvn", "tokens.json", None])
+def test_a_directory_without_one_of_its_files_is_incomplete(model_dir: Path, missing: str | None) -> None:
+    if missing:
+        (model_dir / missing).unlink()
+    assert is_complete(model_dir) == (missing is None)
+
+
 @pytest.mark.slow
-def test_a_model_in_the_hugging_face_cache_needs_no_network(tmp_path: Path) -> None:
-    snapshot = tmp_path / "hub" / "models--funasr--paraformer-zh-streaming" / "snapshots" / ("0" * 40)
-    shutil.copytree(EMBEDDED_ASR, snapshot)
+def test_an_interrupted_download_is_taken_up_again_and_not_for_the_model(tmp_path: Path) -> None:
+    cached_on_hugging_face(tmp_path, without="model.pt")
+    result = resolve_in_child("hf", tmp_path)
+    assert result.returncode == 3, result.stderr
+    assert "could not be downloaded from hub 'hf'" in result.stdout
+    assert "incomplete" in result.stdout + result.stderr
+
+
+def cached_on_hugging_face(cache: Path, without: str | None = None) -> Path:
+    """The embedded model laid out as a snapshot of the real one in the client's cache."""
+    snapshot = cache / "hub" / "models--funasr--paraformer-zh-streaming" / "snapshots" / ("0" * 40)
+    shutil.copytree(EMBEDDED_ASR, snapshot, ignore=shutil.ignore_patterns(without or ""))
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
+    return snapshot
+
+
+@pytest.mark.slow
+def test_a_model_in_the_hugging_face_cache_needs_no_network(tmp_path: Path) -> None:
+    snapshot = cached_on_hugging_face(tmp_path)
     result = resolve_in_child("hf", tmp_path)
     assert (result.returncode, result.stdout.strip()) == (0, str(snapshot)), result.stderr
 

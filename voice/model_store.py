@@ -50,16 +50,31 @@ def resolve_model(name: str, hub: Hub) -> Path:
         raise ModelLoadFailed(f"{name} is neither a directory nor a model that the hub '{hub}' is known to have")
     fetch = _from_modelscope if hub == "ms" else _from_hugging_face
     try:
-        return fetch(hub_id, local_only=True)
+        cached = fetch(hub_id, local_only=True)
+        if is_complete(cached):
+            return cached
+        reason = f"incomplete: {cached}"  # a download that was interrupted
     except Exception as absent:  # noqa: BLE001 -- the clients raise a dozen types for "not in the cache"; then we ask the network
-        log.info("model_download_started", model=hub_id, hub=hub, cache=describe(absent)[:120])
+        reason = describe(absent)[:120]
+    log.info("model_download_started", model=hub_id, hub=hub, cache=reason)
     try:
-        return fetch(hub_id, local_only=False)
+        directory = fetch(hub_id, local_only=False)
+        if not is_complete(directory):  # Hugging Face's client gives what it has when it cannot reach the hub
+            raise FileNotFoundError(f"{directory} is incomplete")
     except Exception as error:  # any failure of a foreign client means the same to the user
         raise ModelLoadFailed(
             f"{hub_id} is not on disk and could not be downloaded from hub '{hub}' ({describe(error)[:200]}); connect once, "
             f"try --hub {'hf' if hub == 'ms' else 'ms'}, give a local directory, or use --embedded"
         ) from error
+    return directory
+
+
+def is_complete(directory: Path) -> bool:
+    """Whether a model directory has its settings, weights, and those small files that configuration.json names."""
+    description = directory / "configuration.json"
+    named = description.read_text(encoding="utf-8") if description.is_file() else ""
+    small = [name for name in ("am.mvn", "tokens.json", "tokens.txt") if f'"{name}"' in named]
+    return any(directory.glob("*.pt")) and all((directory / name).is_file() for name in ["config.yaml", *small])
 
 
 def _from_modelscope(hub_id: str, *, local_only: bool) -> Path:
