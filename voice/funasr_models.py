@@ -67,8 +67,6 @@ class FunasrModel:
     directory: Path
     module: Any
     """The torch module, an instance of the class that config.yaml names."""
-    config: dict[str, Any]
-    """config.yaml."""
     tokens: tuple[str, ...]
     """The vocabulary, index = id; empty for a model without one."""
     tokenizer: Any
@@ -167,7 +165,7 @@ def load_model(directory: Path, model_class: str, device: str) -> FunasrModel:
         raise ModelLoadFailed(f"{files['config']} does not describe a {model_class} FunASR can build: {describe(error)}") from error
     module.to(device).eval()
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
-    return FunasrModel(directory, module, config, tokens, tokenizer, frontend, device, num_parameters)
+    return FunasrModel(directory, module, tokens, tokenizer, frontend, device, num_parameters)
 
 
 def _files(directory: Path) -> dict[str, Path]:
