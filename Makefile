@@ -2,10 +2,12 @@
 # `make demo > out.jsonl` holds events only.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
+PYTHON_OLD ?= $(shell for python in python3.11 python3.10 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo test test-fast check format schema bench setup setup-dev clean
+.PHONY: demo test test-fast check format schema bench embedded-models setup setup-dev clean
 
 demo: .venv/.installed
 	@for wav in examples/*.wav; do $(BIN)/python asr_service_streaming.py --embedded --input "$$wav" || exit; done
@@ -31,6 +33,26 @@ schema: .venv/.installed
 
 bench: .venv/.installed
 	@$(BIN)/python bench/speed.py --model-dir models/embedded/asr
+
+# A night on two CPU cores. Every step takes up what an earlier run left under .cache/embedded_models.
+TRAIN := tools/embedded_models
+SYNTHESIS := .cache/embedded_models/venv
+embedded-models: .venv/.installed-dev $(SYNTHESIS)/.installed
+	$(SYNTHESIS)/bin/python $(TRAIN)/corpus.py
+	$(SYNTHESIS)/bin/python $(TRAIN)/synthesize.py
+	$(SYNTHESIS)/bin/python $(TRAIN)/prosody.py
+	$(BIN)/python $(TRAIN)/features.py
+	$(BIN)/python $(TRAIN)/train_recognition.py
+	$(BIN)/python $(TRAIN)/train_punctuation.py
+	$(BIN)/python $(TRAIN)/train_emotion.py
+	$(BIN)/python $(TRAIN)/ship.py
+	$(BIN)/python $(TRAIN)/evaluate.py
+
+$(SYNTHESIS)/.installed: $(TRAIN)/requirements.txt $(TRAIN)/requirements-no-deps.txt tools/install_synthesis.sh
+	@{ test -n "$(PYTHON_OLD)" || { echo "speech synthesis needs Python 3.10 or 3.11; set PYTHON_OLD=/path/to/python3.11"; exit 1; }; \
+	$(PYTHON_OLD) -m venv $(SYNTHESIS) && $(SYNTHESIS)/bin/python -m pip install --quiet --disable-pip-version-check -r $(TRAIN)/requirements.txt && \
+	$(SYNTHESIS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(TRAIN)/requirements-no-deps.txt && \
+	sh tools/install_synthesis.sh && touch $@; } >&2
 
 setup: .venv/.installed
 setup-dev: .venv/.installed-dev

@@ -90,7 +90,8 @@ def of_type(events: list[Event], kind: str) -> list[Event]:
 
 
 def final_texts(events: list[Event]) -> list[str]:
-    return [event["text"] for event in of_type(events, "final")]
+    """What was recognised, without marks."""
+    return [event["raw_text"] for event in of_type(events, "final")]
 
 
 @dataclass

@@ -96,7 +96,7 @@ def test_what_is_played_into_the_microphone_comes_out_as_partials_and_a_final(mi
     service.process.send_signal(signal.SIGTERM)
     events, code = service.finish()
     assert code == 0
-    assert final["text"] == example("temperature")[1][0]
+    assert final["raw_text"] == example("temperature")[1][0]
     assert final["endpoint"] == "silence"
     partials = [event for event in of_type(events, "partial") if event["trace_id"] == final["trace_id"]]
     assert len(partials) >= 2
@@ -114,7 +114,7 @@ def test_nothing_overflows_while_models_load_and_the_first_words_are_recognised(
     while b"microphone_opened" not in stderr.readline():
         pass
     microphone.play(EXAMPLES / "two_utterances.wav")
-    texts = [service.wait_for(is_final)["text"] for _ in range(2)]
+    texts = [service.wait_for(is_final)["raw_text"] for _ in range(2)]
     service.process.send_signal(signal.SIGTERM)
     log = stderr.read()
     events, code = service.finish()
@@ -139,7 +139,7 @@ def test_a_signal_in_the_middle_of_live_speech_gives_the_final_within_3_seconds(
     (final,) = of_type(events, "final")
     assert code == 0
     assert (final["trace_id"], final["endpoint"]) == (partial["trace_id"], "shutdown")
-    assert final["text"].startswith(partial["text"][: partial["stable_chars"]])
+    assert final["raw_text"].startswith(partial["text"][: partial["stable_chars"]])
 
 
 def test_a_microphone_that_vanishes_ends_the_utterance_with_its_final_and_an_error(microphone: VirtualMicrophone) -> None:

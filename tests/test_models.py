@@ -23,7 +23,7 @@ from voice.model_store import is_complete, resolve_model
 @pytest.fixture
 def model_dir(tmp_path: Path) -> Path:
     """A copy of the embedded model that a test may break."""
-    return Path(shutil.copytree(EMBEDDED_ASR, tmp_path / "asr"))
+    return Path(shutil.copytree(EMBEDDED_ASR, tmp_path / "asr", ignore=shutil.ignore_patterns("SHA256SUMS")))
 
 
 def load(directory: Path) -> object:
@@ -57,6 +57,21 @@ def test_every_weight_comes_from_the_file() -> None:
     assert funasr_model.frontend.dither == 0.0
 
 
+def test_files_are_compared_with_the_sums_beside_them(tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(EMBEDDED_ASR, tmp_path / "asr"))
+    load(directory)
+    weights = bytearray((directory / "model.pt").read_bytes())
+    weights[len(weights) // 2] ^= 1  # one bit of one weight: it would load, and recognise something else
+    (directory / "model.pt").write_bytes(weights)
+    with pytest.raises(ModelLoadFailed, match=r"model.pt is not the file that SHA256SUMS lists"):
+        load(directory)
+    with (directory / "SHA256SUMS").open("a") as sums:
+        sums.write(f"{'0' * 64}  seg_dict\n")
+    (directory / "model.pt").write_bytes((EMBEDDED_ASR / "model.pt").read_bytes())
+    with pytest.raises(ModelLoadFailed, match=r"lacks seg_dict, which SHA256SUMS lists"):
+        load(directory)
+
+
 @pytest.mark.parametrize("name", ["config.yaml", "model.pt", "tokens.json", "am.mvn"])
 def test_a_missing_file_is_named(model_dir: Path, name: str) -> None:
     (model_dir / name).unlink()
@@ -83,7 +98,7 @@ def test_a_missing_weight_is_named(model_dir: Path) -> None:
 
 def test_a_weight_of_another_shape_is_named(model_dir: Path) -> None:
     edit_config(model_dir, lambda config: config["encoder_conf"].update(linear_units=256))
-    with pytest.raises(ModelLoadFailed, match=r"encoder\S+ has shape \(512, \d+\), config.yaml asks for \(256, \d+\)"):
+    with pytest.raises(ModelLoadFailed, match=r"encoder\S+ has shape \(\d+, \d+\), config.yaml asks for \(256, \d+\)"):
         load(model_dir)
 
 

@@ -77,7 +77,11 @@ def test_cif_fires_and_embeds_exactly_as_funasrs_predictor(paraformer: Paraforme
 
     samples, _ = example("temperature")
     state = paraformer.new_state(TRAINED)
-    cache: dict[str, Any] = {"chunk_size": [0, 10, 5], "cif_hidden": torch.zeros(1, 1, 128), "cif_alphas": torch.zeros(1, 1)}
+    cache: dict[str, Any] = {
+        "chunk_size": [0, 10, 5],
+        "cif_hidden": torch.zeros(1, 1, funasr_model.module.encoder.output_size()),
+        "cif_alphas": torch.zeros(1, 1),
+    }
     fired_in_all = 0
     for index in range(len(samples) // STRIDE):
         is_final = index == len(samples) // STRIDE - 1

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import structlog
@@ -22,6 +24,7 @@ from voice.endpointing.silero import SileroVad
 from voice.errors import ModelLoadFailed
 from voice.finalization.emotion import Emotion2vec
 from voice.finalization.finalizer import FinalizerSettings, InlineFinalizer
+from voice.finalization.punctuation import CtTransformer
 from voice.funasr_models import FunasrModel, load_model, resolve_device, set_num_threads
 from voice.model_store import EMBEDDED, resolve_model
 from voice.pipeline import Pipeline, PipelineSettings
@@ -31,6 +34,8 @@ from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
 
 log = structlog.get_logger()
+
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +55,10 @@ class ModelDirectories:
     recognition: Path
     vad: Path | None
     """None for Silero, which is a package."""
-    emotion: Path | None
+    punctuation: Path | None
     """None where there is to be none, or none could be had."""
+    emotion: Path | None
+    """Likewise."""
     problems: tuple[ModelLoadFailed, ...]
     """Why an optional one could not be had."""
 
@@ -65,10 +72,10 @@ def locate_models(settings: Settings) -> ModelDirectories:
     hub = settings.model.hub
     recognition = _locate_recognition(settings)
     vad = resolve_model(settings.vad.model, hub) if settings.vad.engine == "fsmn" else None
-    try:
-        return ModelDirectories(recognition, vad, _locate_emotion(settings), ())
-    except ModelLoadFailed as error:
-        return ModelDirectories(recognition, vad, None, (error,))
+    problems: list[ModelLoadFailed] = []
+    punctuation = _optional(lambda: _locate_punctuation(settings), problems)
+    emotion = _optional(lambda: _locate_emotion(settings), problems)
+    return ModelDirectories(recognition, vad, punctuation, emotion, tuple(problems))
 
 
 def build_service(settings: Settings, mode: Mode, directories: ModelDirectories) -> Service:
@@ -81,17 +88,13 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
     loaded = load_model(directories.recognition, "ParaformerStreaming", device)
     model = Paraformer(loaded)
     vad = SileroVad() if directories.vad is None else FsmnVad(load_model(directories.vad, "FsmnVADStreaming", "cpu"))
-    emotion, problems = None, list(directories.problems)
-    try:
-        if directories.emotion is not None:
-            name = str(directories.emotion) if settings.embedded else settings.emotion.model
-            emotion = Emotion2vec(load_model(directories.emotion, "Emotion2vec", device), name)
-    except ModelLoadFailed as error:
-        problems.append(error)
+    problems = list(directories.problems)
+    punctuator = _optional(lambda: _load_punctuation(directories, device), problems)
+    emotion = _optional(lambda: _load_emotion(directories, settings, device), problems)
     set_num_threads(settings.model.num_threads or _fitting_num_threads(loaded))
     recognizer = _build_recognizer(settings, mode, model)
     warm_up(recognizer, vad)
-    finalizer = InlineFinalizer(_finalizer_settings(settings), emotion)
+    finalizer = InlineFinalizer(_finalizer_settings(settings), punctuator, emotion)
     pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, new_trace_id)
     name = str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
     log.info(
@@ -100,9 +103,32 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
         mode=mode,
         device=device,
         vad=settings.vad.engine,
+        punctuation=punctuator is not None,
         emotion=emotion is not None,
     )
     return Service(pipeline, name, tuple(problems))
+
+
+def _optional(get: Callable[[], _Part | None], problems: list[ModelLoadFailed]) -> _Part | None:
+    """What ``get`` gives; where it cannot be had, None and one more problem."""
+    try:
+        return get()
+    except ModelLoadFailed as error:
+        problems.append(error)
+        return None
+
+
+def _load_punctuation(directories: ModelDirectories, device: str) -> CtTransformer | None:
+    if directories.punctuation is None:
+        return None
+    return CtTransformer(load_model(directories.punctuation, "CTTransformer", device))
+
+
+def _load_emotion(directories: ModelDirectories, settings: Settings, device: str) -> Emotion2vec | None:
+    if directories.emotion is None:
+        return None
+    name = str(directories.emotion) if settings.embedded else settings.emotion.model
+    return Emotion2vec(load_model(directories.emotion, "Emotion2vec", device), name)
 
 
 def _fitting_num_threads(model: FunasrModel) -> int:
@@ -143,15 +169,23 @@ def _build_recognizer(settings: Settings, mode: Mode, model: Paraformer) -> Reco
     )
 
 
+def _locate_punctuation(settings: Settings) -> Path | None:
+    name = settings.final.punctuation_model
+    if name == "off":
+        return None
+    return EMBEDDED / "punctuation" if _embedded_instead_of(name, settings) else resolve_model(name, settings.model.hub)
+
+
 def _locate_emotion(settings: Settings) -> Path | None:
+    name = settings.emotion.model
     if not settings.emotion.enabled:
         return None
-    if settings.embedded and not Path(settings.emotion.model).is_dir():
-        if (EMBEDDED / "emotion").is_dir():
-            return EMBEDDED / "emotion"
-        log.warning("emotion_unavailable", reason="no emotion model ships with the repository and --embedded downloads nothing")
-        return None
-    return resolve_model(settings.emotion.model, settings.model.hub)
+    return EMBEDDED / "emotion" if _embedded_instead_of(name, settings) else resolve_model(name, settings.model.hub)
+
+
+def _embedded_instead_of(name: str, settings: Settings) -> bool:
+    """Whether the model that ships stands in for ``name``: with ``embedded`` nothing is downloaded, directories are taken."""
+    return settings.embedded and not Path(name).expanduser().is_dir()
 
 
 def _pipeline_settings(settings: Settings) -> PipelineSettings:

@@ -103,6 +103,7 @@ class StreamingSettings(Section):
 class FinalSettings(Section):
     """``final``"""
 
+    punctuation_model: Annotated[str, Field(min_length=1)]
     speculate_after_ms: Annotated[int, Field(ge=0, le=5_000)]
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -49,6 +50,7 @@ _MODULES = {
         "funasr.models.fsmn_vad_streaming.encoder",
         "funasr.frontends.wav_frontend",
     ),
+    "CTTransformer": ("funasr.models.ct_transformer.model", "funasr.models.sanm.encoder", "funasr.tokenizer.char_tokenizer"),
     "Emotion2vec": ("funasr.models.emotion2vec.model", "funasr.tokenizer.char_tokenizer"),
 }
 """What has to be imported so that FunASR's registry knows a model class and its parts."""
@@ -140,10 +142,11 @@ def load_model(directory: Path, model_class: str, device: str) -> FunasrModel:
         device: ``cpu`` or ``cuda``.
 
     Raises:
-        ModelLoadFailed: a file is missing or damaged, the class is another, the vocabulary does not fit the weights, a
-            weight is missing or has another shape.
+        ModelLoadFailed: a file is missing, damaged or not the one that SHA256SUMS lists (where there is one), the class is
+            another, the vocabulary does not fit the weights, a weight is missing or has another shape.
     """
     files = _files(directory)
+    _check_sums(directory)
     config = _read_yaml(files["config"])
     if config.get("model") != model_class:
         raise ModelLoadFailed(f"{files['config']}: model is {config.get('model')!r}, expected {model_class!r}")
@@ -190,6 +193,20 @@ def _files(directory: Path) -> dict[str, Path]:
         if config.get(section) and not files[key].is_file():
             raise ModelLoadFailed(f"model directory {directory} lacks {files[key].name}")
     return files
+
+
+def _check_sums(directory: Path) -> None:
+    """Compare the files with SHA256SUMS, in the format of sha256sum, where the directory has one."""
+    sums = directory / "SHA256SUMS"
+    if not sums.is_file():
+        return
+    for line in sums.read_text(encoding="utf-8").splitlines():
+        expected, _, name = line.partition("  ")
+        file = directory / name
+        if not file.is_file():
+            raise ModelLoadFailed(f"model directory {directory} lacks {name}, which SHA256SUMS lists")
+        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
+            raise ModelLoadFailed(f"{file} is not the file that SHA256SUMS lists: damaged or changed; get it again")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -239,7 +256,7 @@ def _read_weights(path: Path, scope_map: list[str] | str) -> dict[str, Any]:
 
 def _check_vocabulary(tokens: tuple[str, ...], weights: dict[str, Any], files: dict[str, Path]) -> None:
     vocabulary, trained = files["token_list"], files["init_param"].name
-    for key in ("decoder.output_layer.weight", "proj.weight"):
+    for key in ("decoder.output_layer.weight", "proj.weight", "embed.weight"):
         if tokens and key in weights and len(weights[key]) != len(tokens):
             raise ModelLoadFailed(f"{vocabulary} has {len(tokens)} tokens, but {trained} was trained with {len(weights[key])} ({key})")
 

@@ -25,6 +25,8 @@ _HUB_IDS: dict[str, dict[Hub, str]] = {
         "hf": "funasr/paraformer-zh-streaming",
     },
     "fsmn-vad": {"ms": "iic/speech_fsmn_vad_zh-cn-16k-common-pytorch", "hf": "funasr/fsmn-vad"},
+    "ct-punc-c": {"ms": "iic/punc_ct-transformer_zh-cn-common-vocab272727-pytorch", "hf": "funasr/ct-punc"},  # hf has no smaller one
+    "ct-punc": {"ms": "iic/punc_ct-transformer_cn-en-common-vocab471067-large", "hf": "funasr/ct-punc"},
     "iic/emotion2vec_plus_base": {"ms": "iic/emotion2vec_plus_base", "hf": "emotion2vec/emotion2vec_plus_base"},
     "iic/emotion2vec_plus_large": {"ms": "iic/emotion2vec_plus_large", "hf": "emotion2vec/emotion2vec_plus_large"},
     "iic/emotion2vec_plus_seed": {"ms": "iic/emotion2vec_plus_seed", "hf": "emotion2vec/emotion2vec_plus_seed"},

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -17,6 +18,16 @@ from voice.errors import ErrorCode, describe
 from voice.transcript import Emotion, EmotionName, Transcript
 
 log = structlog.get_logger()
+
+
+_Part = Callable[[Transcript, Samples], Transcript]
+
+
+class Punctuator(Protocol):
+    """Sets marks."""
+
+    def punctuate(self, text: str, *, ended: bool) -> str:
+        """The text with marks; without an end mark unless the speaker ended there."""
 
 
 class EmotionModel(Protocol):
@@ -63,37 +74,46 @@ class Finalized:
 class InlineFinalizer:
     """Finalizes within ``submit``."""
 
-    def __init__(self, settings: FinalizerSettings, emotion: EmotionModel | None) -> None:
+    def __init__(self, settings: FinalizerSettings, punctuator: Punctuator | None, emotion: EmotionModel | None) -> None:
         self._settings = settings
+        self._punctuator = punctuator
         self._emotion = emotion
         self._done: list[Finalized] = []
 
     def submit(self, draft: Draft) -> None:
         """Finalize a draft."""
+        transcript = draft.transcript
         failures: list[tuple[ErrorCode, str]] = []
-        emotion = None
-        try:
-            emotion = self._hear_emotion(draft)
-        except Exception as error:  # an optional part may fail in any way without costing the final
-            log.warning("emotion_failed", trace_id=draft.transcript.trace_id, exc_info=True)
-            failures.append(("emotion_failed", describe(error)))
-        self._done.append(Finalized(replace(draft.transcript, emotion=emotion), tuple(failures)))
+        parts: tuple[tuple[ErrorCode, _Part], ...] = (("punctuation_failed", self._with_marks), ("emotion_failed", self._with_emotion))
+        for failure, part in parts:
+            try:
+                transcript = part(transcript, draft.audio)
+            except Exception as error:  # an optional part may fail in any way without costing the final
+                log.warning(failure, trace_id=transcript.trace_id, exc_info=True)
+                failures.append((failure, describe(error)))
+        self._done.append(Finalized(transcript, tuple(failures)))
 
     def poll(self) -> list[Finalized]:
         """What is done, in the order of ``submit``; each is given once."""
         done, self._done = self._done, []
         return done
 
-    def _hear_emotion(self, draft: Draft) -> Emotion | None:
+    def _with_marks(self, transcript: Transcript, _: Samples) -> Transcript:
+        if self._punctuator is None:
+            return transcript
+        ended = transcript.endpoint in ("silence", "end_of_input")
+        return replace(transcript, text=self._punctuator.punctuate(transcript.raw_text, ended=ended))
+
+    def _with_emotion(self, transcript: Transcript, audio: Samples) -> Transcript:
         settings = self._settings
-        audio = draft.audio[-settings.emotion_max_samples :]
+        audio = audio[-settings.emotion_max_samples :]
         if self._emotion is None or len(audio) < settings.emotion_min_samples:
-            return None
+            return transcript
         scores = self._emotion.scores(audio)
         if not all(math.isfinite(score) for score in scores.values()):
             raise ValueError("the emotion model answered with scores that are no numbers")
         label = max(scores, key=scores.__getitem__)
         if scores[label] < settings.emotion_min_confidence:
-            return None
-        end = draft.transcript.end_sample
-        return Emotion(self._emotion.source, label, scores[label], scores, end - len(audio), end)
+            return transcript
+        end = transcript.end_sample
+        return replace(transcript, emotion=Emotion(self._emotion.source, label, scores[label], scores, end - len(audio), end))

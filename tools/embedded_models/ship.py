@@ -1,0 +1,47 @@
+"""Copy what was trained into `models/embedded`, with SHA256SUMS: `python ship.py [--only asr]`.
+
+The service compares the files with their sums when it loads them. Refused where all of them together are 32 MiB or more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import shutil
+from pathlib import Path
+
+from features import WORKSPACE
+
+EMBEDDED = Path(__file__).resolve().parents[2] / "models" / "embedded"
+MODELS = {"asr": "recognition", "punctuation": "punctuation", "emotion": "emotion"}
+FILES = ("am.mvn", "config.yaml", "configuration.json", "model.pt", "tokens.json", "tokens.txt")
+LIMIT_BYTES = 32 * 2**20
+
+
+def ship(name: str) -> None:
+    """One model."""
+    source, target = WORKSPACE / MODELS[name], EMBEDDED / name
+    target.mkdir(parents=True, exist_ok=True)
+    sums = []
+    for file in FILES:
+        if (source / file).exists():
+            shutil.copy(source / file, target / file)
+            sums.append(f"{hashlib.sha256((target / file).read_bytes()).hexdigest()}  {file}")
+    (target / "SHA256SUMS").write_text("\n".join(sums) + "\n", encoding="utf8")
+
+
+def main() -> None:
+    """Ship all of them, or one."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--only", choices=MODELS)
+    options = arguments.parse_args()
+    for name in [options.only] if options.only else MODELS:
+        ship(name)
+    size = sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file())
+    print(f"models/embedded: {size / 2**20:.1f} MiB")
+    if size >= LIMIT_BYTES:
+        raise SystemExit("that is too much: the limit is 32 MiB")
+
+
+if __name__ == "__main__":
+    main()
