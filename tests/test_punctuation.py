@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 import torch
+from harness import EXAMPLES, example, of_type, run_service
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -97,3 +99,22 @@ def test_a_file_of_that_name_is_not_opened(punctuator: CtTransformer, tmp_path: 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "好").write_text("有人把别的字写在这里")
     assert punctuator.punctuate("好", ended=True) == "好。"
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_had_costs_an_error_event_and_the_marks(tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(EMBEDDED / "punctuation", tmp_path / "broken"))
+    (broken / "model.pt").write_bytes(b"x")
+    result = run_service("streaming", "--input", str(EXAMPLES / "temperature.wav"), "--punctuation-model", str(broken))
+    assert result.returncode == 0
+    (error,) = of_type(result.events, "error_event")
+    assert (error["error_code"], error["recoverable"]) == ("model_load_failed", True)
+    assert "SHA256SUMS" in error["message"]
+    assert [final["text"] for final in of_type(result.events, "final")] == list(example("temperature")[1])
+
+
+@pytest.mark.slow
+def test_off_means_no_marks() -> None:
+    result = run_service("streaming", "--input", str(EXAMPLES / "temperature.wav"), "--punctuation-model", "off")
+    (final,) = of_type(result.events, "final")
+    assert final["text"] == final["raw_text"] == example("temperature")[1][0]

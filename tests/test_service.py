@@ -34,6 +34,10 @@ pytestmark = pytest.mark.slow
 MODES = pytest.mark.parametrize("mode", ENTRIES)
 
 
+ALONE = ("--no-emotion", "--punctuation-model", "off")
+"""Recognition only: nothing asks a hub."""
+
+
 def wav(name: str) -> str:
     return str(EXAMPLES / f"{name}.wav")
 
@@ -347,7 +351,7 @@ def test_a_channel_the_input_does_not_have_is_exit_4() -> None:
 def test_a_model_directory_with_a_file_missing_is_exit_3(tmp_path: Path) -> None:
     directory = shutil.copytree(REPOSITORY / "models" / "embedded" / "asr", tmp_path / "asr")
     (directory / "am.mvn").unlink()
-    result = run_service("streaming", "--model-dir", str(directory), "--input", wav("temperature"), embedded=False)
+    result = run_service("streaming", "--model-dir", str(directory), *ALONE, "--input", wav("temperature"), embedded=False)
     (event,) = result.events
     assert (event["error_code"], event["recoverable"], result.returncode) == ("model_load_failed", False, 3)
     assert f"{directory} lacks am.mvn" in event["message"]
@@ -355,7 +359,7 @@ def test_a_model_directory_with_a_file_missing_is_exit_3(tmp_path: Path) -> None
 
 def test_a_local_model_directory_is_used() -> None:
     directory = REPOSITORY / "models" / "embedded" / "asr"
-    result = run_service("streaming", "--model-dir", str(directory), "--no-emotion", "--input", wav("temperature"), embedded=False)
+    result = run_service("streaming", "--model-dir", str(directory), *ALONE, "--input", wav("temperature"), embedded=False)
     assert (final_texts(result.events), result.returncode) == (list(example("temperature")[1]), 0)
 
 
