@@ -69,4 +69,4 @@ setup-dev: .venv/.installed-dev
 	sh tools/install_test_audio.sh && touch $@; } >&2
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache/bench  # .cache/embedded_models holds a night of training

@@ -1,8 +1,9 @@
-"""The emotion model: `python train_emotion.py [--steps 1200] [--threads 2]`, on the utterances of prosody.py.
+"""The emotion model: `python train_emotion.py [--steps 2500] [--threads 2]`, on the utterances of prosody.py.
 
 A small Emotion2vec of FunASR's, nine labels as emotion2vec+ has them, trained from nothing by cross entropy on the mean of its frames:
-the same way through the model as its inference takes. Utterances are cut to a common length at random, heard through rooms, channels
-and noise (augment.py), and normalised as inference does. The weights end up in `emotion/model.pt`.
+the same way through the model as its inference takes. Each utterance is heard PASSES times, by another speaker (pitch and formants
+moved together, as far as training speech goes), through another room, channel and noise (augment.py); it is cut to a common length at
+random and normalised as inference does. The weights end up in `emotion/model.pt`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ LABELS = {
 }
 WIDTH, BLOCKS, PRENET_BLOCKS = 128, 2, 1  # emotion2vec+ base: 768, 8, 4
 BATCH = 36
+PASSES = 3
+SPEAKER_FACTORS = (0.85, 1.16)
 PEAK_RATE, WARM_UP_STEPS = 1e-3, 200
 CROP_SEC = (1.2, 3.6)
 CONFIG: dict[str, Any] = {
@@ -97,21 +100,29 @@ def read_utterances(path: Path) -> list[tuple[str, np.ndarray]]:
     return [(str(entry["kind"]), clip) for entry, clip in zip(index, clips, strict=True)]
 
 
-def batch_of(
-    utterances: list[tuple[str, np.ndarray]], rng: np.random.Generator, voices: list[np.ndarray]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(BATCH, samples) normalised audio and (BATCH,) label ids, every utterance in surroundings of its own."""
+def surroundings(utterances: list[tuple[str, np.ndarray]], rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
+    """Every utterance PASSES times, otherwise each time; int16."""
+    voices = [clip for label, clip in utterances if label == "neutral"]
+    heard = []
+    for label, clip in tqdm(utterances * PASSES, desc="surroundings", mininterval=10):
+        factor = rng.uniform(*SPEAKER_FACTORS)
+        moved = np.interp(np.arange(0, len(clip) - 1, factor), np.arange(len(clip)), clip).astype(np.float32)
+        audio = spoil(place([moved], rng), rng, voices, hardness=rng.uniform(0, 0.7))
+        heard.append((label, audio.astype(np.int16)))
+    return heard
+
+
+def batch_of(heard: list[tuple[str, np.ndarray]], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """(BATCH, samples) normalised audio and (BATCH,) label ids."""
     samples = int(rng.uniform(*CROP_SEC) * 16_000)
-    rows, names = [], list(LABELS)
-    targets = []
-    for i in rng.integers(len(utterances), size=BATCH):
-        label, clip = utterances[i]
-        audio = spoil(place([clip], rng), rng, voices, hardness=rng.uniform(0, 0.7))
+    names, rows, targets = list(LABELS), [], []
+    for i in rng.integers(len(heard), size=BATCH):
+        label, audio = heard[i]
         first = int(rng.integers(max(1, len(audio) - samples + 1)))
-        row = np.resize(audio[first : first + samples], samples)
+        row = np.resize(audio[first : first + samples], samples).astype(np.float32)
         rows.append((row - row.mean()) / (row.std() + 1e-5))
         targets.append(names.index(label))
-    return torch.from_numpy(np.stack(rows).astype(np.float32)), torch.tensor(targets)
+    return torch.from_numpy(np.stack(rows)), torch.tensor(targets)
 
 
 def logits(model: torch.nn.Module, audio: torch.Tensor) -> torch.Tensor:
@@ -135,7 +146,7 @@ def accuracy(model: torch.nn.Module, utterances: list[tuple[str, np.ndarray]]) -
 def main() -> None:
     """Train and write the directory."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--steps", type=int, default=1200)
+    arguments.add_argument("--steps", type=int, default=2500)
     arguments.add_argument("--threads", type=int, default=2)
     options = arguments.parse_args()
     folder = WORKSPACE / "emotion"
@@ -146,7 +157,7 @@ def main() -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     utterances, test = (read_utterances(folder / f"{part}.npz") for part in ("train", "test"))
-    voices = [clip for label, clip in utterances if label == "neutral"]
+    heard = surroundings(utterances, rng)
     model = import_funasr("Emotion2vec")(vocab_size=len(LABELS), **CONFIG)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(utterances)} utterances", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-2)
@@ -155,7 +166,7 @@ def main() -> None:
     for step in tqdm(range(1, options.steps + 1), mininterval=10):
         for group in optimizer.param_groups:
             group["lr"] = PEAK_RATE * min(step / WARM_UP_STEPS, (options.steps - step + 1) / (options.steps - WARM_UP_STEPS))
-        audio, targets = batch_of(utterances, rng, voices)
+        audio, targets = batch_of(heard, rng)
         loss = torch.nn.functional.cross_entropy(logits(model, audio), targets, label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()

@@ -1,11 +1,12 @@
-"""The recognition model: `python train_recognition.py [--processes 2] [--steps 8000] [--device cpu]`.
+"""The recognition model: `python train_recognition.py [--processes 2] [--steps 18700] [--device cpu]`.
 
 A small ParaformerStreaming, trained from nothing with FunASR's own forward. What is added to it:
 
 - a CTC branch of weight 0.3 while training: the encoder finds its alignment much sooner; the branch is not shipped;
 - `encode` honours the chunk pair that `forward` draws (FunASR's swallows it), so that both (12, 8) and (15, 10) are trained;
-- most steps hear whole utterances, which costs less than half of what chunks do (FunASR lays each chunk out with its context, twice the
-  frames); the last ones train the chunks;
+- two thirds of the steps hear whole utterances, which costs half of what chunks do (FunASR lays each chunk out with its context, twice
+  the frames); the last third trains the chunks, laid out as streaming inference does (chunk_layout.py), and every fourth step of it
+  whole utterances still: the sliced mode decodes its windows so;
 - the learning rate rises, stays, and falls over the last quarter of the steps; what ships is the exponential average of the weights.
 
 The first steps hear only the mild pass of the features, the others all of them. One process a CPU, each with its share of the batch,
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed
+from chunk_layout import StreamingLayout, WholeUtterance
 from fbank import SKIP, fbank, low_frame_rate
 from features import WORKSPACE, read_shard
 from funasr_directory import import_funasr, write_recognition_directory
@@ -113,7 +115,7 @@ SPEC_AUGMENT = {
 }
 CTC_WEIGHT = 0.3
 PEAK_RATE, WARM_UP_STEPS, DECAY_SHARE, WEIGHT_DECAY = 2e-3, 800, 0.25, 1e-2
-WHOLE_SHARE = 0.75
+WHOLE_SHARE, WHOLE_EVERY = 0.67, 4
 FRAMES_PER_STEP = 1920  # of 60 ms, padding included, all processes together
 SHAPE_STEPS = 8
 MILD_STEPS = 1500
@@ -220,35 +222,6 @@ class Collator:
         return tuple(tensor.to(device) for tensor in tensors)
 
 
-class WholeUtterance:
-    """Stands where FunASR's layout of chunks stands, and leaves an utterance whole: no copies of context, no masks."""
-
-    def random_choice(self, *_: Any) -> int:
-        """The chunk pair; none is used."""
-        return 0
-
-    def gen_chunk_mask(self, *_: Any) -> None:
-        """No layout."""
-
-    def split_chunk(self, frames: torch.Tensor, lengths: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """The frames as they are."""
-        return frames, lengths
-
-    def remove_chunk(self, frames: torch.Tensor, lengths: torch.Tensor, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """The frames as they are."""
-        return frames, lengths
-
-    def get_mask_att_chunk_encoder(self, *_: Any, **__: Any) -> None:
-        """Every frame attends to every other."""
-
-    def get_mask_chunk_predictor(self, *_: Any, **__: Any) -> None:
-        """Every frame may fire."""
-
-    def get_mask_shfit_chunk(self, _: Any, device: torch.device | None = None, batch_size: int = 1, **__: Any) -> torch.Tensor:
-        """No frame is padding between chunks."""
-        return torch.ones(batch_size, 1, 1, device=device)
-
-
 def build_model(vocabulary_size: int) -> torch.nn.Module:
     """FunASR's class with the CTC branch and an `encode` that honours the drawn chunk pair."""
     base: Any = import_funasr("ParaformerStreaming")
@@ -256,9 +229,14 @@ def build_model(vocabulary_size: int) -> torch.nn.Module:
     class TrainedParaformer(base):
         def use_chunks(self, chunks: bool) -> None:  # noqa: FBT001
             """Train (and check) over chunks, or over whole utterances."""
-            self.layout = getattr(self, "layout", self.encoder.overlap_chunk_cls)
+            if not hasattr(self, "layout"):
+                self.layout = StreamingLayout(self.encoder.overlap_chunk_cls)
+                self.build_scama_mask_for_cross_attention_decoder_fn = self._token_mask
             self.encoder.overlap_chunk_cls = self.layout if chunks else WholeUtterance()
             self.decoder_attention_chunk_type = "chunk" if chunks else None
+
+        def _token_mask(self, predictor_alignments: torch.Tensor, target_length: torch.Tensor, **_: Any) -> torch.Tensor:
+            return self.layout.token_mask(predictor_alignments, target_length)
 
         def encode(self, speech: torch.Tensor, speech_lengths: torch.Tensor, ind: int = 0, **_: Any) -> tuple[torch.Tensor, torch.Tensor]:
             if self.training:
@@ -277,6 +255,11 @@ def build_model(vocabulary_size: int) -> torch.nn.Module:
         **{key: CONFIG[key] for key in parts},
         **{**CONFIG["model_conf"], "ctc_weight": CTC_WEIGHT},
     )
+
+
+def chunked(step: int, steps: int) -> bool:
+    """Whether this step of so many trains chunks, not whole utterances."""
+    return step >= WHOLE_SHARE * steps and step % WHOLE_EVERY > 0
 
 
 def learning_rate(step: int, steps: int) -> float:
@@ -316,7 +299,7 @@ class Training:
     def learn(self, items: list[Item]) -> list[float]:
         """One step on this process' share of a batch; loss, token accuracy, error of the token count, CTC loss."""
         self.model.train()
-        self.model.use_chunks(self.step >= WHOLE_SHARE * self.options.steps)
+        self.model.use_chunks(chunked(self.step, self.options.steps))
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step + 1, self.options.steps)
         with torch.autocast(self.options.device.split(":")[0], dtype=torch.bfloat16):
@@ -384,8 +367,9 @@ def train(rank: int, options: argparse.Namespace, tokens: list[str]) -> None:
 
 @torch.no_grad()
 def accuracy(training: Training, items: list[Item]) -> float:
-    """Token accuracy of the averaged weights on clean speech, given the right number of tokens, laid out as the last step was."""
+    """Token accuracy of the averaged weights on clean speech, given the right number of tokens, laid out as training goes now."""
     model = training.model
+    model.use_chunks(training.step >= WHOLE_SHARE * training.options.steps)
     current = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(training.average)
     model.eval()
@@ -406,7 +390,7 @@ def main() -> None:
     """Train, from where an earlier run stopped."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--processes", type=int, default=os.cpu_count(), help="processes on the CPU (default: one a CPU); 1 on a GPU")
-    arguments.add_argument("--steps", type=int, default=8_000)
+    arguments.add_argument("--steps", type=int, default=18_700)
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--resume", help="a state to go on from (default: the latest)")
     options = arguments.parse_args()
