@@ -48,7 +48,7 @@ class Script:
 
 def serve(source: Script, recognizer: CountingRecognizer, expect: type[Exception] | None = None) -> tuple[list[dict], int | None]:
     """Events and exit code of a run; they go through a real pipe."""
-    pipeline = Pipeline(SETTINGS, LoudnessVad(), recognizer, InlineFinalizer(NO_EMOTION, None, None), trace_ids())
+    pipeline = Pipeline(SETTINGS, LoudnessVad(), recognizer, InlineFinalizer(NO_EMOTION, (), None), trace_ids())
     read_end, write_end = os.pipe()
     daemon = Daemon(load_settings({}, environment={}), "streaming", EventWriter(write_end, lambda: 0), StopRequest())
     code = None

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from voice.audio import SAMPLE_RATE_HZ, Samples, ms_to_samples
+from voice.errors import ErrorCode
 from voice.finalization.emotion import EMOTION_NAMES, name_of
-from voice.finalization.finalizer import Draft, Finalized, FinalizerSettings, InlineFinalizer
+from voice.finalization.finalizer import Draft, Finalized, FinalizerSettings, InlineFinalizer, TextStep
 from voice.transcript import Emotion, EmotionName, Endpoint, Transcript
 
 SETTINGS = FinalizerSettings(emotion_min_samples=ms_to_samples(500), emotion_max_samples=15 * SAMPLE_RATE_HZ, emotion_min_confidence=0.4)
@@ -42,7 +43,7 @@ def draft(num_samples: int, trace_id: str = "0123456789abcdef") -> Draft:
 
 
 def finalize(model: ScriptedEmotion | None, *drafts: Draft) -> list[Finalized]:
-    finalizer = InlineFinalizer(SETTINGS, None, model)
+    finalizer = InlineFinalizer(SETTINGS, (), model)
     for each in drafts:
         finalizer.submit(each)
     return finalizer.poll()
@@ -109,16 +110,22 @@ def test_an_answer_that_is_none_is_a_failure_and_not_an_emotion(answer: dict[Emo
     assert [code for code, _ in finalized.failures] == ["emotion_failed"]
 
 
-class ScriptedPunctuator:
-    """Marks the end where the speaker ended, or raises."""
+def marked(text: str, *, ended: bool) -> str:
+    return text + ("。" if ended else "")
 
-    def __init__(self, error: Exception | None = None) -> None:
-        self._error = error
 
-    def punctuate(self, text: str, *, ended: bool) -> str:
-        if self._error:
-            raise self._error
-        return text + ("。" if ended else "")
+def renamed(text: str, *, ended: bool) -> str:
+    del ended
+    return text.replace("打", "大")
+
+
+def broken(text: str, *, ended: bool) -> str:
+    raise ValueError("no")
+
+
+def shouted(text: str, *, ended: bool) -> str:
+    del ended
+    return text + "！"
 
 
 @pytest.mark.parametrize(
@@ -127,24 +134,29 @@ class ScriptedPunctuator:
 )
 def test_an_end_mark_stands_only_where_the_speaker_ended(endpoint: Endpoint, text: str):
     given = draft(SAMPLE_RATE_HZ)
-    finalizer = InlineFinalizer(SETTINGS, ScriptedPunctuator(), None)
+    finalizer = InlineFinalizer(SETTINGS, [("punctuation_failed", marked)], None)
     finalizer.submit(replace(given, transcript=replace(given.transcript, endpoint=endpoint)))
     (finalized,) = finalizer.poll()
     assert (finalized.transcript.text, finalized.transcript.raw_text) == (text, "打开")
 
 
-def test_punctuation_that_fails_costs_the_marks_only():
+def test_a_step_that_fails_costs_its_own_change_only():
     given = draft(SAMPLE_RATE_HZ)
-    finalizer = InlineFinalizer(SETTINGS, ScriptedPunctuator(ValueError("no")), ScriptedEmotion(HAPPY))
+    steps: list[tuple[ErrorCode, TextStep]] = [
+        ("hotword_repair_failed", renamed),
+        ("punctuation_failed", broken),
+        ("number_format_failed", shouted),
+    ]
+    finalizer = InlineFinalizer(SETTINGS, steps, ScriptedEmotion(HAPPY))
     finalizer.submit(given)
     (finalized,) = finalizer.poll()
-    assert finalized.transcript.text == "打开"
+    assert (finalized.transcript.text, finalized.transcript.raw_text) == ("大开！", "打开")
     assert finalized.transcript.emotion is not None
     assert finalized.failures == (("punctuation_failed", "ValueError: no"),)
 
 
 def test_finals_come_in_the_order_of_their_drafts_and_once():
-    finalizer = InlineFinalizer(SETTINGS, None, None)
+    finalizer = InlineFinalizer(SETTINGS, (), None)
     assert finalizer.poll() == []
     trace_ids = ["a" * 16, "b" * 16, "c" * 16]
     for trace_id in trace_ids:

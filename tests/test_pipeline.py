@@ -47,7 +47,7 @@ def build(recognizer: Any = None, vad: Any = None, finalizer: Any = None, settin
         settings_,
         vad or LoudnessVad(),
         recognizer or CountingRecognizer(),
-        finalizer or InlineFinalizer(NO_EMOTION, None, None),
+        finalizer or InlineFinalizer(NO_EMOTION, (), None),
         trace_ids(),
     )
 
@@ -375,7 +375,7 @@ def test_the_finalizer_gets_the_speech_and_only_the_speech() -> None:
             drafts.append(draft)
             super().submit(draft)
 
-    run(build(finalizer=Spy(NO_EMOTION, None, None)), np.concatenate((silence(1.024), speech(2.048), silence(1.5))))
+    run(build(finalizer=Spy(NO_EMOTION, (), None)), np.concatenate((silence(1.024), speech(2.048), silence(1.5))))
     (draft,) = drafts
     assert (draft.transcript.start_sample, draft.transcript.end_sample) == (32 * 512, 96 * 512)
     assert len(draft.audio) == 64 * 512

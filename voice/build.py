@@ -21,13 +21,17 @@ from voice.config import Mode, Settings
 from voice.endpointing.endpointer import EndpointerSettings, VoiceActivity
 from voice.endpointing.fsmn import FsmnVad
 from voice.endpointing.silero import SileroVad
-from voice.errors import ModelLoadFailed
+from voice.errors import ErrorCode, ModelLoadFailed
 from voice.finalization.emotion import Emotion2vec
-from voice.finalization.finalizer import FinalizerSettings, InlineFinalizer
+from voice.finalization.finalizer import FinalizerSettings, InlineFinalizer, TextStep
+from voice.finalization.hotword_repair import HotwordRepair
+from voice.finalization.number_format import NumberFormat
 from voice.finalization.punctuation import CtTransformer
 from voice.funasr_models import FunasrModel, load_model, resolve_device, set_num_threads
+from voice.hotword_list import HotwordList
 from voice.model_store import EMBEDDED, resolve_model
 from voice.pipeline import Pipeline, PipelineSettings
+from voice.recognition.hotwords import HotwordGraphs
 from voice.recognition.paraformer import ChunkPreset, Paraformer
 from voice.recognition.recognizer import Recognizer
 from voice.recognition.sliced import SlicedRecognizer
@@ -82,8 +86,10 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
     """Load every model and put the stages together.
 
     Raises:
+        ConfigInvalid: the hotwords are wrong.
         ModelLoadFailed: recognition or voice activity cannot be had.
     """
+    hotwords = HotwordList(settings.hotwords)
     device = resolve_device(settings.model.device_type)
     loaded = load_model(directories.recognition, "ParaformerStreaming", device)
     model = Paraformer(loaded)
@@ -92,9 +98,9 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
     punctuator = _optional(lambda: _load_punctuation(directories, device), problems)
     emotion = _optional(lambda: _load_emotion(directories, settings, device), problems)
     set_num_threads(settings.model.num_threads or _fitting_num_threads(loaded))
-    recognizer = _build_recognizer(settings, mode, model)
+    recognizer = _build_recognizer(settings, mode, model, HotwordGraphs(hotwords.current, loaded.tokens))
     warm_up(recognizer, vad)
-    finalizer = InlineFinalizer(_finalizer_settings(settings), punctuator, emotion)
+    finalizer = InlineFinalizer(_finalizer_settings(settings), _text_steps(settings, hotwords, punctuator), emotion)
     pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, new_trace_id)
     name = str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
     log.info(
@@ -131,6 +137,21 @@ def _load_emotion(directories: ModelDirectories, settings: Settings, device: str
     return Emotion2vec(load_model(directories.emotion, "Emotion2vec", device), name)
 
 
+def _text_steps(settings: Settings, hotwords: HotwordList, punctuator: CtTransformer | None) -> list[tuple[ErrorCode, TextStep]]:
+    """What makes the shown text of the recognised one: letters first, then marks, then numbers."""
+    steps: list[tuple[ErrorCode, TextStep]] = []
+    if settings.final.hotword_repair:
+        repair = HotwordRepair(hotwords.current)
+        repair.repair("", ended=True)  # read its words before anybody speaks
+        steps.append(("hotword_repair_failed", repair.repair))
+    if punctuator is not None:
+        steps.append(("punctuation_failed", punctuator.punctuate))
+    if settings.final.itn:
+        numbers = NumberFormat()
+        steps.append(("number_format_failed", numbers.normalize))
+    return steps
+
+
 def _fitting_num_threads(model: FunasrModel) -> int:
     """Two for a large model; a small one gains nothing by a second thread and loses much by it on a busy machine."""
     return min(2, os.cpu_count() or 1) if model.is_large else 1
@@ -158,14 +179,15 @@ def _locate_recognition(settings: Settings) -> Path:
     return resolve_model(settings.model.name, settings.model.hub)
 
 
-def _build_recognizer(settings: Settings, mode: Mode, model: Paraformer) -> Recognizer:
+def _build_recognizer(settings: Settings, mode: Mode, model: Paraformer, hotwords: HotwordGraphs) -> Recognizer:
     if mode == "streaming":
-        return StreamingRecognizer(model, ChunkPreset(*settings.chunk_size, *settings.look_backs))
+        return StreamingRecognizer(model, ChunkPreset(*settings.chunk_size, *settings.look_backs), hotwords)
     return SlicedRecognizer(
         model,
         slice_samples=round(settings.chunk_sec * SAMPLE_RATE_HZ),
         context_samples=round(settings.sliced.context_sec * SAMPLE_RATE_HZ),
         edge_samples=ms_to_samples(settings.sliced.edge_ms),
+        hotwords=hotwords,
     )
 
 

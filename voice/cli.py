@@ -88,6 +88,8 @@ def _parser(mode: Mode) -> argparse.ArgumentParser:
     decoding = parser.add_argument_group("decoding")
     decoding.add_argument("--chunk-sec", dest="chunk_sec", metavar="SEC", help="sliced mode: audio per slice")
     decoding.add_argument("--chunk-size", dest="chunk_size", metavar="L,C,R", type=_numbers, help="streaming mode: frames of 60 ms")
+    decoding.add_argument("--hotwords", dest="hotwords", metavar="FILE", help="words to prefer, one a line, each with a weight if you like")
+    decoding.add_argument("--itn", dest="final.itn", action="store_true", help="write the numbers of finals in digits")
     decoding.add_argument("--endpoint-silence-ms", dest="endpoint_silence_ms", metavar="MS", help="silence that ends an utterance")
 
     output = parser.add_argument_group("output")

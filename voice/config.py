@@ -103,7 +103,9 @@ class StreamingSettings(Section):
 class FinalSettings(Section):
     """``final``"""
 
+    hotword_repair: bool
     punctuation_model: Annotated[str, Field(min_length=1)]
+    itn: bool
     speculate_after_ms: Annotated[int, Field(ge=0, le=5_000)]
 
 
@@ -146,6 +148,7 @@ class Settings(BaseSettings):
     decoder_chunk_look_back: Annotated[int, Field(ge=0, le=50)] | None
     model_dir: str | None
     embedded: bool
+    hotwords: Annotated[str, Field(min_length=1)] | tuple[str, ...]
     audio: AudioSettings
     vad: VadSettings
     model: ModelSettings

@@ -29,6 +29,8 @@ ErrorCode = Literal[
     "infer_final_failed",
     "emotion_failed",
     "punctuation_failed",
+    "hotword_repair_failed",
+    "number_format_failed",
     "second_pass_failed",
     "model_load_failed",
     "config_invalid",

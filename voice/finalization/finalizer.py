@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -20,14 +21,11 @@ from voice.transcript import Emotion, EmotionName, Transcript
 log = structlog.get_logger()
 
 
-_Part = Callable[[Transcript, Samples], Transcript]
+class TextStep(Protocol):
+    """One step on the way from what was recognised to what is shown."""
 
-
-class Punctuator(Protocol):
-    """Sets marks."""
-
-    def punctuate(self, text: str, *, ended: bool) -> str:
-        """The text with marks; without an end mark unless the speaker ended there."""
+    def __call__(self, text: str, *, ended: bool) -> str:
+        """The text, changed; ``ended`` says whether the speaker ended there, not only the audio."""
 
 
 class EmotionModel(Protocol):
@@ -74,9 +72,10 @@ class Finalized:
 class InlineFinalizer:
     """Finalizes within ``submit``."""
 
-    def __init__(self, settings: FinalizerSettings, punctuator: Punctuator | None, emotion: EmotionModel | None) -> None:
+    def __init__(self, settings: FinalizerSettings, text_steps: Sequence[tuple[ErrorCode, TextStep]], emotion: EmotionModel | None) -> None:
+        """Take the steps in their order, each with the code of its failure."""
         self._settings = settings
-        self._punctuator = punctuator
+        self._text_steps = text_steps
         self._emotion = emotion
         self._done: list[Finalized] = []
 
@@ -84,13 +83,12 @@ class InlineFinalizer:
         """Finalize a draft."""
         transcript = draft.transcript
         failures: list[tuple[ErrorCode, str]] = []
-        parts: tuple[tuple[ErrorCode, _Part], ...] = (("punctuation_failed", self._with_marks), ("emotion_failed", self._with_emotion))
-        for failure, part in parts:
-            try:
-                transcript = part(transcript, draft.audio)
-            except Exception as error:  # an optional part may fail in any way without costing the final
-                log.warning(failure, trace_id=transcript.trace_id, exc_info=True)
-                failures.append((failure, describe(error)))
+        ended = transcript.endpoint in ("silence", "end_of_input")
+        for failure, step in self._text_steps:
+            with self._guarded(failure, transcript.trace_id, failures):
+                transcript = replace(transcript, text=step(transcript.text, ended=ended))
+        with self._guarded("emotion_failed", transcript.trace_id, failures):
+            transcript = self._with_emotion(transcript, draft.audio)
         self._done.append(Finalized(transcript, tuple(failures)))
 
     def poll(self) -> list[Finalized]:
@@ -98,11 +96,15 @@ class InlineFinalizer:
         done, self._done = self._done, []
         return done
 
-    def _with_marks(self, transcript: Transcript, _: Samples) -> Transcript:
-        if self._punctuator is None:
-            return transcript
-        ended = transcript.endpoint in ("silence", "end_of_input")
-        return replace(transcript, text=self._punctuator.punctuate(transcript.raw_text, ended=ended))
+    @staticmethod
+    @contextlib.contextmanager
+    def _guarded(failure: ErrorCode, trace_id: str, failures: list[tuple[ErrorCode, str]]) -> Iterator[None]:
+        """An optional part may fail in any way without costing the final."""
+        try:
+            yield
+        except Exception as error:
+            log.warning(failure, trace_id=trace_id, exc_info=True)
+            failures.append((failure, describe(error)))
 
     def _with_emotion(self, transcript: Transcript, audio: Samples) -> Transcript:
         settings = self._settings

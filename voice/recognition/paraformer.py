@@ -1,6 +1,6 @@
 """FunASR's streaming Paraformer, one operation at a time.
 
-Samples -> features -> encoder frames -> CIF -> tokens with posteriors and times. The operations are FunASR's own
+Samples -> features -> encoder frames -> CIF -> posteriors of every token, with times. The operations are FunASR's own
 modules (``WavFrontendOnline``, ``encoder.forward_chunk``, ``decoder.forward_chunk``), called as
 ``ParaformerStreaming.generate_chunk`` calls them; only the CIF loop is ours, because FunASR's returns no firing positions.
 Weights are shared; all state is in the ``ChunkState`` or the features' cache that the caller owns. Worker thread only.
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from voice.audio import Samples
 from voice.errors import ModelLoadFailed
 from voice.funasr_models import FunasrModel
-from voice.transcript import Token
+from voice.recognition.search import Reading, Vocabulary
 
 FRAME_SAMPLES = 960
 """One low-frame-rate feature frame: six frame shifts of 10 ms."""
@@ -70,7 +70,7 @@ class CifState:
 
 @dataclass(frozen=True, slots=True)
 class Firing:
-    """One token before it has a name."""
+    """One token before it was read."""
 
     embedding: NDArray[np.float32]
     """(width,)"""
@@ -129,7 +129,7 @@ class Paraformer:
         self._threshold = np.float32(self._module.predictor.threshold)
         self._tail_weight = np.float32(self._module.predictor.tail_threshold)
         self._width: int = self._module.encoder.output_size()
-        self._dropped_ids = {self._module.sos, self._module.eos, self._module.blank_id}
+        self.vocabulary = Vocabulary(model.tokens, frozenset((self._module.sos, self._module.eos, self._module.blank_id)))
         if any(layer.self_attn.pad_fn.padding[1] for layer in self._module.decoder.decoders):
             raise ModelLoadFailed(f"{model.directory}: the decoder looks ahead (decoder_conf.sanm_shfit), which streaming cannot")
 
@@ -206,12 +206,12 @@ class Paraformer:
 
     def decode(
         self, chunk: EncodedChunk, fired: list[Firing], cache: dict[str, Any], first_sample: int, look_ahead: Sequence[Firing] = ()
-    ) -> tuple[list[Token], list[Token]]:
-        """Name the fired tokens, and in the same pass those that fired in the look-ahead.
+    ) -> tuple[list[Reading], list[Reading]]:
+        """Read the fired tokens, and in the same pass those that fired in the look-ahead.
 
-        As FunASR does: no call when nothing fired, and sos, eos and blank are dropped. The decoder is causal, so what follows does
-        not change the fired tokens, and the cache is left as if only they had been decoded: the second pass over 54 M decoder
-        weights that a tail of its own would need costs 17 % of a chunk (bench/README.md).
+        As FunASR does: no call when nothing fired. The decoder is causal, so what follows does not change the fired tokens, and the
+        cache is left as if only they had been decoded: the second pass over 54 M decoder weights that a tail of its own would need
+        costs 17 % of a chunk (bench/README.md).
 
         Args:
             chunk: the encoder frames that the decoder attends to.
@@ -221,7 +221,7 @@ class Paraformer:
             look_ahead: from ``integrate`` over the right context.
 
         Returns:
-            The tokens of ``fired``, and those of ``look_ahead``.
+            The readings of ``fired``, and those of ``look_ahead``.
         """
         firings = [*fired, *look_ahead]
         if not firings:
@@ -231,20 +231,14 @@ class Paraformer:
         with self._torch.inference_mode():
             embeddings = self._torch.from_numpy(np.stack([firing.embedding for firing in firings]))[None].to(self._model.device)
             logits = self._module.decoder.forward_chunk(chunk.output, embeddings, cache)
-            posteriors, ids = self._torch.softmax(logits[0], dim=-1).max(dim=-1)
+            log_posteriors = self._torch.log_softmax(logits[0], dim=-1).cpu().numpy()
         if look_ahead:
             cache["decode_fsmn"] = [layer if layer is None else layer[:, :, : -len(look_ahead)] for layer in cache["decode_fsmn"]]
-        tokens = [
-            self._token(firing, token_id, posterior, first_sample)
-            for firing, token_id, posterior in zip(firings, ids.tolist(), posteriors.tolist(), strict=True)
+        readings = [
+            Reading(row, first_sample + max(firing.start_frame, 0) * FRAME_SAMPLES, first_sample + max(firing.end_frame, 1) * FRAME_SAMPLES)
+            for firing, row in zip(firings, log_posteriors, strict=True)
         ]
-        return [token for token in tokens[: len(fired)] if token], [token for token in tokens[len(fired) :] if token]
-
-    def _token(self, firing: Firing, token_id: int, posterior: float, first_sample: int) -> Token | None:
-        if token_id in self._dropped_ids:
-            return None
-        start, end = max(firing.start_frame, 0), max(firing.end_frame, 1)
-        return Token(self._model.tokens[token_id], first_sample + start * FRAME_SAMPLES, first_sample + end * FRAME_SAMPLES, posterior)
+        return readings[: len(fired)], readings[len(fired) :]
 
 
 def copy_cache(cache: Any) -> Any:

@@ -9,18 +9,22 @@ a slice is bounded by the window::
               |--- context ---|- slice -|
                                     |edge
 
-Worker thread only; any exception leaves the stream unusable.
+A token that may yet turn out to be part of a hotword waits for one slice too. Worker thread only; any exception leaves the stream unusable.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from voice.audio import Samples
 from voice.recognition.alignment import continuation
+from voice.recognition.hotwords import HotwordGraph
 from voice.recognition.paraformer import FRAME_SAMPLES, ChunkPreset, Paraformer
+from voice.recognition.search import TokenSearch
 from voice.transcript import CONTINUES, Hypothesis, Token
 
 _TIME_SLACK_SAMPLES = 2 * FRAME_SAMPLES
@@ -29,30 +33,47 @@ _CUT_SAMPLES = 8 * FRAME_SAMPLES
 """So long the decoder may mishear what stands at the window's start, for lack of left context."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Lengths:
+    """In samples."""
+
+    slice: int
+    context: int
+    edge: int
+
+
 class SlicedRecognizer:
     """Sliced decoding with the weights of ``model``."""
 
     source = "funasr.paraformer-zh-streaming"
 
-    def __init__(self, model: Paraformer, *, slice_samples: int, context_samples: int, edge_samples: int) -> None:
+    def __init__(
+        self,
+        model: Paraformer,
+        *,
+        slice_samples: int,
+        context_samples: int,
+        edge_samples: int,
+        hotwords: Callable[[], HotwordGraph] = HotwordGraph,
+    ) -> None:
         self._model = model
-        self._slice_samples = slice_samples
-        self._context_samples = context_samples
-        self._edge_samples = edge_samples
+        self._lengths = _Lengths(slice_samples, context_samples, edge_samples)
+        self._hotwords = hotwords
 
     def create_stream(self, first_sample: int) -> SlicedStream:
         """A stream for an utterance whose audio begins at ``first_sample``."""
-        return SlicedStream(self._model, self._slice_samples, self._context_samples, self._edge_samples, first_sample)
+        return SlicedStream(self._model, self._lengths, self._hotwords(), first_sample)
 
 
 class SlicedStream:
     """One utterance in sliced mode."""
 
-    def __init__(self, model: Paraformer, slice_samples: int, context_samples: int, edge_samples: int, first_sample: int) -> None:
+    def __init__(self, model: Paraformer, lengths: _Lengths, hotwords: HotwordGraph, first_sample: int) -> None:
         self._model = model
-        self._slice_samples = slice_samples
-        self._context_samples = context_samples
-        self._edge_samples = edge_samples
+        self._lengths = lengths
+        self._hotwords = hotwords
+        self._waited = False
+        """Whether tokens waited at the last slice for the end of a match."""
         self._window = np.zeros(0, np.float32)
         self._pending = np.zeros(0, np.float32)
         self._committed: list[Token] = []
@@ -62,10 +83,10 @@ class SlicedStream:
         """Decode every slice that is complete with these samples."""
         del provisional  # there is no such part in this mode
         self._pending = np.concatenate((self._pending, samples))
-        decoded = len(self._pending) >= self._slice_samples
-        while len(self._pending) >= self._slice_samples:
-            self._decode(self._pending[: self._slice_samples], is_final=False)
-            self._pending = self._pending[self._slice_samples :]
+        decoded = len(self._pending) >= self._lengths.slice
+        while len(self._pending) >= self._lengths.slice:
+            self._decode(self._pending[: self._lengths.slice], is_final=False)
+            self._pending = self._pending[self._lengths.slice :]
         return decoded
 
     def hypothesis(self) -> Hypothesis:
@@ -82,22 +103,31 @@ class SlicedStream:
         return Hypothesis(tuple(self._committed))
 
     def _decode(self, samples: Samples, *, is_final: bool) -> None:
-        self._window = np.concatenate((self._window[max(0, len(self._window) - self._context_samples) :], samples))
+        self._window = np.concatenate((self._window[max(0, len(self._window) - self._lengths.context) :], samples))
         self.decoded_until += len(samples)
-        tokens = self._decode_window(is_final=is_final)
+        decided, undecided = self._decode_window(is_final=is_final)
+        tokens = decided + undecided
         begin = self.decoded_until - len(self._window)
         heard = itertools.takewhile(lambda token: token.end_sample > begin - _TIME_SLACK_SAMPLES, reversed(self._committed))
-        edge = self.decoded_until if is_final else self.decoded_until - self._edge_samples
-        new = tokens[continuation(list(heard)[::-1], tokens, begin + _CUT_SAMPLES) :]
-        self._committed += new if is_final else itertools.takewhile(lambda token: token.end_sample <= edge, new)
+        first_new = continuation(list(heard)[::-1], tokens, begin + _CUT_SAMPLES)
+        edge = self.decoded_until if is_final else self.decoded_until - self._lengths.edge
+        ready = list(itertools.takewhile(lambda token: is_final or token.end_sample <= edge, tokens[first_new:]))
+        waiting = first_new + len(ready) - max(first_new, len(decided))
+        if waiting > 0 and not (is_final or self._waited):
+            ready, self._waited = ready[:-waiting], True
+        else:
+            self._waited = False
+        self._committed += ready
 
-    def _decode_window(self, *, is_final: bool) -> list[Token]:
-        """All tokens of the window, decoded as one chunk with full attention and no history."""
+    def _decode_window(self, *, is_final: bool) -> tuple[list[Token], list[Token]]:
+        """The tokens of the window, decoded as one chunk with full attention and no history; then those that a hotword may change."""
         features = self._model.features(self._window, {}, is_final=True)
         if features.shape[1] == 0:
-            return []
+            return [], []
         preset = ChunkPreset(0, features.shape[1], 0, encoder_look_back=0, decoder_look_back=0)
         state = self._model.new_state(preset)
         chunk = self._model.encode(features, state, preset)
         fired, _ = self._model.integrate(chunk, range(len(chunk.weights)), state.cif, is_final=is_final)
-        return self._model.decode(chunk, fired, state.decoder, self.decoded_until - len(self._window))[0]
+        readings, _ = self._model.decode(chunk, fired, state.decoder, self.decoded_until - len(self._window))
+        search = TokenSearch(self._model.vocabulary, self._hotwords)
+        return search.advance(readings), search.finish()

@@ -1,17 +1,21 @@
 """Streaming mode: one cache per utterance, each chunk commits its tokens, the look-ahead is shown as a provisional tail.
 
-Samples of one utterance -> ``Hypothesis``. A stream holds FunASR's caches, the samples of the unfinished chunk and the committed
-tokens; nothing is shared between streams. Worker thread only; any exception leaves the stream unusable.
+Samples of one utterance -> ``Hypothesis``. A token that may yet turn out to be part of a hotword is provisional too. A stream
+holds FunASR's caches, the samples of the unfinished chunk, the search and the committed tokens; nothing is shared between streams.
+Worker thread only; any exception leaves the stream unusable.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from voice.audio import Samples
+from voice.recognition.hotwords import HotwordGraph
 from voice.recognition.paraformer import FRAME_SAMPLES, ChunkPreset, ChunkState, Firing, Paraformer
+from voice.recognition.search import Reading, TokenSearch
 from voice.transcript import Hypothesis, Token
 
 
@@ -20,21 +24,23 @@ class StreamingRecognizer:
 
     source = "funasr.streaming.paraformer-zh"
 
-    def __init__(self, model: Paraformer, preset: ChunkPreset) -> None:
+    def __init__(self, model: Paraformer, preset: ChunkPreset, hotwords: Callable[[], HotwordGraph] = HotwordGraph) -> None:
         self._model = model
         self._preset = preset
+        self._hotwords = hotwords
 
     def create_stream(self, first_sample: int) -> StreamingStream:
         """A stream for an utterance whose audio begins at ``first_sample``."""
-        return StreamingStream(self._model, self._preset, first_sample)
+        return StreamingStream(self._model, self._preset, TokenSearch(self._model.vocabulary, self._hotwords()), first_sample)
 
 
 class StreamingStream:
     """One utterance in streaming mode."""
 
-    def __init__(self, model: Paraformer, preset: ChunkPreset, first_sample: int) -> None:
+    def __init__(self, model: Paraformer, preset: ChunkPreset, search: TokenSearch, first_sample: int) -> None:
         self._model = model
         self._preset = preset
+        self._search = search
         self._first_sample = first_sample
         self._state = model.new_state(preset)
         self._pending = np.zeros(0, np.float32)
@@ -62,13 +68,13 @@ class StreamingStream:
         self.decoded_until += len(rest)
         self._pending, self._provisional = rest[:0], []
         if len(rest) >= FRAME_SAMPLES:
-            features = self._model.features(rest, self._state.frontend, is_final=True)
-            self._committed += self._flush(features, self._state)
+            readings = self._flush(self._model.features(rest, self._state.frontend, is_final=True), self._state)
         else:
-            self._committed += self._flush_short(rest)
+            readings = self._flush_short(rest)
+        self._committed += self._search.advance(readings) + self._search.finish()
         return Hypothesis(tuple(self._committed))
 
-    def _flush_short(self, rest: Samples) -> list[Token]:
+    def _flush_short(self, rest: Samples) -> list[Reading]:
         """The flush where less than a frame of audio is left.
 
         FunASR's then never calls its frontend: it loses up to 100 ms and decodes the context alone. The frontend may still hold a
@@ -82,10 +88,15 @@ class StreamingStream:
         if features.shape[1] == 0:
             return context_only
         with_held_frame = self._flush(features, self._state)
-        return with_held_frame if _is_subsequence(context_only, with_held_frame) else context_only
+        return with_held_frame if self._is_subsequence(context_only, with_held_frame) else context_only
 
-    def _flush(self, features: Any | None, state: ChunkState) -> list[Token]:
-        """Tokens of the last chunk: the context the encoder holds, and ``features`` where there are any."""
+    def _is_subsequence(self, part: list[Reading], whole: list[Reading]) -> bool:
+        heard, remaining = ([reading.likeliest_id for reading in readings] for readings in (part, whole))
+        following = iter(remaining)
+        return all(token_id in following for token_id in heard if token_id not in self._model.vocabulary.silent_ids)
+
+    def _flush(self, features: Any | None, state: ChunkState) -> list[Reading]:
+        """Readings of the last chunk: the context the encoder holds, and ``features`` where there are any."""
         model, preset = self._model, self._preset
         chunk = model.encode_tail(state, preset) if features is None else model.encode(features, state, preset)
         rows = range(self._preset.left, len(chunk.weights))
@@ -101,11 +112,7 @@ class StreamingStream:
         look_ahead: list[Firing] = []
         if provisional:
             look_ahead, _ = model.integrate(chunk, range(border, len(chunk.weights)), state.cif, is_final=False)
-        committed, self._provisional = model.decode(chunk, fired, state.decoder, self._first_sample, look_ahead)
-        self._committed += committed
+        readings, ahead = model.decode(chunk, fired, state.decoder, self._first_sample, look_ahead)
+        self._committed += self._search.advance(readings)
+        self._provisional = self._search.preview(ahead)
         self.decoded_until += len(samples)
-
-
-def _is_subsequence(part: list[Token], whole: list[Token]) -> bool:
-    remaining = iter(token.text for token in whole)
-    return all(token.text in remaining for token in part)
