@@ -75,6 +75,12 @@ class CountingStream:
         self.decoded_until = self.first_sample + len(self.audio)
         return Hypothesis(self.tokens)
 
+    def copy(self) -> CountingStream:
+        other = CountingStream(self.owner, self.first_sample)
+        other.audio, other.tokens, other.decoded_until = self.audio, self.tokens, self.decoded_until
+        other.show_tail, other.has_tail = self.show_tail, self.has_tail
+        return other
+
     def _tokenize(self, count: int) -> None:
         self.tokens = tuple(self._token(index) for index in range(count))
         self.decoded_until = self.first_sample + count * SLICE

@@ -44,9 +44,7 @@ def draft(num_samples: int, trace_id: str = "0123456789abcdef") -> Draft:
 
 def finalize(model: ScriptedEmotion | None, *drafts: Draft) -> list[Finalized]:
     finalizer = InlineFinalizer(SETTINGS, (), model)
-    for each in drafts:
-        finalizer.submit(each)
-    return finalizer.poll()
+    return [finalizer.finalize(each) for each in drafts]
 
 
 def test_the_emotion_is_attached_with_the_span_it_was_heard_in():
@@ -135,8 +133,7 @@ def shouted(text: str, *, ended: bool) -> str:
 def test_an_end_mark_stands_only_where_the_speaker_ended(endpoint: Endpoint, text: str):
     given = draft(SAMPLE_RATE_HZ)
     finalizer = InlineFinalizer(SETTINGS, [("punctuation_failed", marked)], None)
-    finalizer.submit(replace(given, transcript=replace(given.transcript, endpoint=endpoint)))
-    (finalized,) = finalizer.poll()
+    finalized = finalizer.finalize(replace(given, transcript=replace(given.transcript, endpoint=endpoint)))
     assert (finalized.transcript.text, finalized.transcript.raw_text) == (text, "打开")
 
 
@@ -148,21 +145,10 @@ def test_a_step_that_fails_costs_its_own_change_only():
         ("number_format_failed", shouted),
     ]
     finalizer = InlineFinalizer(SETTINGS, steps, ScriptedEmotion(HAPPY))
-    finalizer.submit(given)
-    (finalized,) = finalizer.poll()
+    finalized = finalizer.finalize(given)
     assert (finalized.transcript.text, finalized.transcript.raw_text) == ("大开！", "打开")
     assert finalized.transcript.emotion is not None
     assert finalized.failures == (("punctuation_failed", "ValueError: no"),)
-
-
-def test_finals_come_in_the_order_of_their_drafts_and_once():
-    finalizer = InlineFinalizer(SETTINGS, (), None)
-    assert finalizer.poll() == []
-    trace_ids = ["a" * 16, "b" * 16, "c" * 16]
-    for trace_id in trace_ids:
-        finalizer.submit(draft(100, trace_id))
-    assert [finalized.transcript.trace_id for finalized in finalizer.poll()] == trace_ids
-    assert finalizer.poll() == []
 
 
 CHINESE = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,11 @@ from hypothesis import strategies as st
 from voice.audio import SAMPLE_RATE_HZ, AudioBlock
 from voice.endpointing.endpointer import EndpointerSettings
 from voice.endpointing.silero import SileroVad
-from voice.finalization.finalizer import Draft, FinalizerSettings, InlineFinalizer
+from voice.finalization.finalizer import Draft, Finalized, FinalizerSettings, InlineFinalizer
 from voice.pipeline import Pipeline, PipelineSettings
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
+from voice.transcript import Endpoint
 
 MS = SAMPLE_RATE_HZ // 1000
 ENDPOINTER = EndpointerSettings(
@@ -33,8 +36,13 @@ ENDPOINTER = EndpointerSettings(
     max_utterance=30 * SAMPLE_RATE_HZ,
     min_rms=0.0,
 )
-SETTINGS = PipelineSettings(endpointer=ENDPOINTER, channel="mix", pre_roll=300 * MS, provisional_max_load_sec=1.0, speech_events=True)
+SETTINGS = PipelineSettings(
+    endpointer=ENDPOINTER, channel="mix", pre_roll=300 * MS, provisional_max_load_sec=1.0, speculate=True, speech_events=True
+)
 NO_EMOTION = FinalizerSettings(emotion_min_samples=8_000, emotion_max_samples=240_000, emotion_min_confidence=0.0)
+
+
+AT_THE_END = replace(SETTINGS, speculate=False)
 
 
 def trace_ids() -> Any:
@@ -95,14 +103,14 @@ def silero() -> SileroVad:
     return SileroVad()
 
 
-def real(paraformer: Any, vad: SileroVad, mode: str) -> Pipeline:
+def real(paraformer: Any, vad: SileroVad, mode: str, settings_: PipelineSettings = SETTINGS) -> Pipeline:
     vad.reset()
     recognizer = (
         StreamingRecognizer(paraformer, TRAINED)
         if mode == "streaming"
         else SlicedRecognizer(paraformer, slice_samples=9_600, context_samples=38_400, edge_samples=5_760)
     )
-    return build(recognizer, vad)
+    return build(recognizer, vad, settings_=settings_)
 
 
 @pytest.mark.parametrize("mode", ["streaming", "sliced"])
@@ -204,6 +212,7 @@ def test_utterances_without_text_send_nothing_and_are_counted() -> None:
             stream._token = lambda index: None
             stream._tokenize = lambda count: None
             stream.has_tail = False
+            stream.copy = lambda: stream
             return stream
 
     pipeline = build(Deaf())
@@ -222,6 +231,80 @@ def test_the_provisional_tail_is_skipped_under_load() -> None:
         tails.append([len(event["text"]) - event["stable_chars"] for event in of_type(events, "partial")])
     assert set(tails[0]) == {1}
     assert set(tails[1]) == {0}
+
+
+# --- speculation ------------------------------------------------------------------------------------------------------
+
+
+class SpyFinalizer(InlineFinalizer):
+    """Sets an end mark, and counts."""
+
+    def __init__(self) -> None:
+        super().__init__(NO_EMOTION, [("punctuation_failed", lambda text, *, ended: text + ("。" if ended else ""))], None)
+        self.drafts: list[Draft] = []
+
+    def finalize(self, draft: Draft) -> Finalized:
+        self.drafts.append(draft)
+        return super().finalize(draft)
+
+
+def spoken(*pauses_ms: int) -> np.ndarray:
+    """Speech of 1.2 s, again after each pause, and the silence that ends it."""
+    pieces = [silence(1), speech(1.2)]
+    for pause_ms in pauses_ms:
+        pieces += [silence(pause_ms / 1000), speech(1.2)]
+    return np.concatenate([*pieces, silence(1.5)])
+
+
+@pytest.mark.parametrize("pauses_ms", [(), (100,), (400,), (700,), (310, 320, 500), (900,), (400, 900, 400)])
+def test_events_are_the_same_with_speculation_and_without(pauses_ms: tuple[int, ...]) -> None:
+    audio = spoken(*pauses_ms)
+    assert run(build(finalizer=SpyFinalizer()), audio) == run(build(finalizer=SpyFinalizer(), settings_=AT_THE_END), audio)
+
+
+@pytest.mark.parametrize("mode", ["streaming", "sliced"])
+def test_real_events_are_the_same_with_speculation_and_without(paraformer: Any, silero: SileroVad, mode: str) -> None:
+    audio = np.concatenate([example(name)[0] for name in example_names()])
+    assert run(real(paraformer, silero, mode), audio) == run(real(paraformer, silero, mode, AT_THE_END), audio)
+
+
+@pytest.mark.parametrize(("pauses_ms", "drafts"), [((), 1), ((100,), 1), ((400,), 2), ((400, 100, 700), 3)])
+def test_a_final_is_made_once_in_each_pause_and_not_again_at_the_end(pauses_ms: tuple[int, ...], drafts: int) -> None:
+    finalizer = SpyFinalizer()
+    pipeline = build(finalizer=finalizer)
+    audio = spoken(*pauses_ms)
+    made_at = []
+    for at in range(0, len(audio), 160):
+        before = len(finalizer.drafts)
+        events = pipeline.process(block(audio[at : at + 160]))
+        made_at += [at] * (len(finalizer.drafts) - before)
+        if any(event.type.endswith("final") for event in events):
+            break
+    assert len(finalizer.drafts) == drafts
+    assert at - made_at[-1] == pytest.approx(500 * MS, abs=512), "300 ms after the last speech, 500 ms before the endpoint"
+
+
+@pytest.mark.parametrize(("endpoint", "mark"), [("end_of_input", "。"), ("shutdown", ""), ("audio_lost", "")])
+def test_what_ends_a_pause_decides_about_the_end_mark(endpoint: Endpoint, mark: str) -> None:
+    pipeline = build(finalizer=SpyFinalizer())
+    pipeline.process(block(np.concatenate((silence(1), speech(1.2), silence(0.5)))))
+    (final,) = of_type(dumped(pipeline.finish(endpoint)), "final")
+    assert final["text"] == final["raw_text"] + mark
+    assert final["endpoint"] == endpoint
+
+
+def test_audio_lost_in_a_pause_is_in_the_final() -> None:
+    pipeline = build()
+    events = pipeline.process(block(np.concatenate((silence(1), speech(1.2), silence(0.5)))))
+    events += pipeline.process(block(silence(1), lost_frames=1_600))
+    (final,) = of_type(dumped(events), "final")
+    assert final["lost_ms"] == 100
+
+
+@pytest.mark.parametrize("failing", [lambda call: call == 1, lambda call: call in (1, 2)])
+def test_a_speculation_that_fails_costs_nothing_and_shows_nowhere(failing: Callable[[int], bool]) -> None:
+    events = run(build(CountingRecognizer(fail_finish=failing)), spoken(400))
+    assert events == run(build(), spoken(400))
 
 
 # --- loss -------------------------------------------------------------------------------------------------------------
@@ -322,14 +405,16 @@ def test_a_failure_while_the_input_ends_costs_no_final() -> None:
 
 
 def test_a_failing_flush_is_tried_once_more_on_a_rebuilt_stream() -> None:
-    events = run(build(CountingRecognizer(fail_finish=lambda call: call == 1)), UTTERANCE)
+    events = run(build(CountingRecognizer(fail_finish=lambda call: call == 1), settings_=AT_THE_END), UTTERANCE)
     assert [event["error_code"] for event in of_type(events, "error_event")] == ["infer_final_failed"]
     assert texts(events) == [undisturbed()]
 
 
 def test_a_flush_that_keeps_failing_leaves_the_last_partial_as_the_final() -> None:
     events = run(build(CountingRecognizer(fail_finish=lambda _: True)), UTTERANCE)
-    assert [event["error_code"] for event in of_type(events, "error_event")] == ["infer_final_failed"] * 2
+    assert [event["error_code"] for event in of_type(events, "error_event")] == ["infer_final_failed"] * 2, (
+        "the speculation's failure is nobody's concern"
+    )
     assert texts(events) == [of_type(events, "partial")[-1]["text"]]
 
 
@@ -371,9 +456,9 @@ def test_the_finalizer_gets_the_speech_and_only_the_speech() -> None:
     drafts: list[Draft] = []
 
     class Spy(InlineFinalizer):
-        def submit(self, draft: Draft) -> None:
+        def finalize(self, draft: Draft) -> Finalized:
             drafts.append(draft)
-            super().submit(draft)
+            return super().finalize(draft)
 
     run(build(finalizer=Spy(NO_EMOTION, (), None)), np.concatenate((silence(1.024), speech(2.048), silence(1.5))))
     (draft,) = drafts

@@ -225,6 +225,7 @@ def _pipeline_settings(settings: Settings) -> PipelineSettings:
         channel=settings.audio.channel,
         pre_roll=ms_to_samples(settings.vad.pre_roll_ms),
         provisional_max_load_sec=settings.streaming.provisional_max_load_sec,
+        speculate=settings.final.speculate,
         speech_events=settings.output.status_events,
     )
 

@@ -106,6 +106,7 @@ class FinalSettings(Section):
     hotword_repair: bool
     punctuation_model: Annotated[str, Field(min_length=1)]
     itn: bool
+    speculate: bool
     speculate_after_ms: Annotated[int, Field(ge=0, le=5_000)]
 
 

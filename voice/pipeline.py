@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
+import structlog
 
 from voice.audio import SAMPLE_RATE_HZ, AudioBlock, AudioChunk, Samples, rms, samples_to_ms
 from voice.capture.resample import Channel, Resampler
@@ -32,20 +33,19 @@ from voice.output.events import (
     partial_event,
 )
 from voice.recognition.recognizer import Recognizer, RecognizerStream
-from voice.transcript import Endpoint, Hypothesis, Token, Transcript
+from voice.transcript import SPEAKER_ENDED, Endpoint, Hypothesis, Token, Transcript
+
+log = structlog.get_logger()
 
 _LOSS_EPISODE_SAMPLES = SAMPLE_RATE_HZ
 """Losses closer together than this are one episode: one error event."""
 
 
 class Finalizer(Protocol):
-    """Takes drafts, gives finals; may work elsewhere in between."""
+    """Makes finals of drafts."""
 
-    def submit(self, draft: Draft) -> None:
-        """Finalize a draft."""
-
-    def poll(self) -> list[Finalized]:
-        """What is done, in the order of ``submit``; each is given once."""
+    def finalize(self, draft: Draft) -> Finalized:
+        """Everything a final carries; parts that fail are named, not raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,8 @@ class PipelineSettings:
     """Audio before the decided start that the recogniser hears too, so that first syllables are not cut."""
     provisional_max_load_sec: float
     """With more audio waiting than this, the provisional tail is skipped."""
+    speculate: bool
+    """Whether the final is made as soon as audio waits for the end, and thrown away should speech resume."""
     speech_events: bool
     """Whether ``voice.speech.started`` and ``.ended`` are wanted."""
 
@@ -76,6 +78,17 @@ class UtteranceSummary:
 
 
 @dataclass(slots=True)
+class _Speculation:
+    """A final for the case that nobody speaks any more."""
+
+    ended: SpeechEnded
+    hypothesis: Hypothesis | None = None
+    """None while it is being made, and if that failed."""
+    finalized: Finalized | None = None
+    """None where there is no text."""
+
+
+@dataclass(slots=True)
 class _Utterance:
     """The utterance in flight."""
 
@@ -91,6 +104,8 @@ class _Utterance:
     kept: tuple[Token, ...] = ()
     """Committed before the stream was rebuilt; they stay, whatever the new stream makes of their audio."""
     lost: int = 0
+    speculation: _Speculation | None = None
+    """Made once in each pause; speech that resumes drops it."""
     ended: SpeechEnded | None = None
     """Set while it is being finished."""
     final_failed: bool = False
@@ -174,6 +189,8 @@ class Pipeline:
         utterance = self._utterance
         if utterance is None:
             self._error("runtime_error", describe(error))
+        elif utterance.ended is None and utterance.speculation and utterance.speculation.hypothesis is None:
+            log.warning("speculation_failed", trace_id=utterance.trace_id, error=describe(error))  # the end will try for itself
         elif utterance.ended is None:
             self._error("infer_partial_failed", describe(error), utterance.trace_id)
             if utterance.stream is not None:
@@ -225,6 +242,8 @@ class Pipeline:
             self._follow(self._decisions.popleft())
         elif utterance and utterance.fed_until < min(self._endpointer.decode_limit, self._now):
             self._feed(utterance, min(self._endpointer.decode_limit, self._now))
+        elif utterance and (expected := self._speculative_end(utterance)):
+            self._speculate(utterance, expected)
         elif len(self._window) >= size:
             window, self._window = self._window[:size], self._window[size:]
             self._take_window(window)
@@ -278,7 +297,7 @@ class Pipeline:
     def _feed(self, utterance: _Utterance, until: int) -> None:
         """Give the stream the audio before ``until`` and show what is new."""
         samples = self._history.slice(utterance.fed_until, until)
-        utterance.fed_until = until
+        utterance.fed_until, utterance.speculation = until, None
         provisional = self._load_sec <= self._settings.provisional_max_load_sec
         if utterance.stream is None or not utterance.stream.accept(samples, provisional=provisional):
             return
@@ -288,6 +307,22 @@ class Pipeline:
             event = partial_event(utterance.trace_id, self._recognizer.source, hypothesis, utterance.start, utterance.stream.decoded_until)
             self._events.append(event)
             utterance.shown = hypothesis
+
+    def _speculative_end(self, utterance: _Utterance) -> SpeechEnded | None:
+        """The end to make a final for, if there is one, nothing was made for it yet, and its audio was decoded."""
+        if not self._settings.speculate or utterance.speculation or utterance.stream is None:
+            return None
+        expected = self._endpointer.expected_end(self._now)
+        return expected if expected and expected.audio_end == utterance.fed_until else None
+
+    def _speculate(self, utterance: _Utterance, expected: SpeechEnded) -> None:
+        """Make the final of an utterance that may go on; its stream stays as it is."""
+        assert utterance.stream is not None  # noqa: S101 -- _speculative_end saw to it
+        speculation = utterance.speculation = _Speculation(expected)
+        hypothesis = _joined(utterance.kept, utterance.stream.copy().finish())
+        if hypothesis.text:
+            speculation.finalized = self._finalizer.finalize(self._draft(utterance, expected, hypothesis))
+        speculation.hypothesis = hypothesis
 
     def _end_audio(self, endpoint: Endpoint, gap: int = 0) -> None:
         """The signal ends here, to go on after ``gap`` samples: end the utterance with the part of a window that is left."""
@@ -304,15 +339,18 @@ class Pipeline:
         utterance.ended = ended
         if utterance.fed_until < ended.audio_end:
             self._feed(utterance, ended.audio_end)
+        speculation = utterance.speculation
+        if speculation and speculation.hypothesis and speculation.ended.audio_end == ended.audio_end:
+            self._conclude(utterance, ended, speculation.hypothesis, speculation.finalized)
+            return
         if utterance.stream is None:
             utterance.stream = self._rebuilt(utterance)
         self._conclude(utterance, ended, _joined(utterance.kept, utterance.stream.finish()))
 
-    def _conclude(self, utterance: _Utterance, ended: SpeechEnded, hypothesis: Hypothesis) -> None:
-        """Turn the last hypothesis into a final."""
+    def _conclude(self, utterance: _Utterance, ended: SpeechEnded, hypothesis: Hypothesis, finalized: Finalized | None = None) -> None:
+        """Turn the last hypothesis into a final, or take the one that was made of it before."""
         self._utterance = None
         self._last_fed = utterance.fed_until
-        text = hypothesis.text
         if self._settings.speech_events:
             end_ms = samples_to_ms(ended.end_sample)
             self._events.append(SpeechEndedEvent(trace_id=utterance.trace_id, end_ms=end_ms, endpoint=ended.endpoint))
@@ -327,10 +365,17 @@ class Pipeline:
                 utterance.lost,
             )
         )
-        if not text and not utterance.shown.text:
+        if not hypothesis.text and not utterance.shown.text:
             self._empty_utterances += 1
             return
         self._utterances += 1
+        if finalized is None or finalized.transcript.ended_by_speaker != (ended.endpoint in SPEAKER_ENDED):
+            finalized = self._finalizer.finalize(self._draft(utterance, ended, hypothesis))
+        transcript = replace(finalized.transcript, endpoint=ended.endpoint, lost_samples=utterance.lost)
+        self._emit_final(replace(finalized, transcript=transcript))
+
+    def _draft(self, utterance: _Utterance, ended: SpeechEnded, hypothesis: Hypothesis) -> Draft:
+        text = hypothesis.text
         transcript = Transcript(
             utterance.trace_id,
             _within_speech(hypothesis.tokens, ended.end_sample),
@@ -341,9 +386,7 @@ class Pipeline:
             raw_text=text,
             text=text,
         )
-        self._finalizer.submit(Draft(transcript, self._history.slice(utterance.start, ended.end_sample)))
-        for finalized in self._finalizer.poll():
-            self._emit_final(finalized)
+        return Draft(transcript, self._history.slice(utterance.start, ended.end_sample))
 
     def _emit_final(self, finalized: Finalized) -> None:
         transcript = finalized.transcript

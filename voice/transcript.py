@@ -15,6 +15,8 @@ from typing import Literal
 Endpoint = Literal["silence", "max_duration", "requested", "muted", "end_of_input", "shutdown", "audio_lost"]
 EmotionName = Literal["angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown"]
 
+SPEAKER_ENDED: frozenset[Endpoint] = frozenset({"silence", "end_of_input"})
+"""Endpoints at which the speaker had finished; at the others the audio was cut."""
 SPECIAL_TOKENS = frozenset({"<blank>", "<s>", "</s>", "<unk>", "<OOV>"})
 CONTINUES = "@@"
 _TRAILING_LATIN = re.compile(r"[A-Za-z']+$")
@@ -91,6 +93,11 @@ class Transcript:
     text: str = ""
     """What is shown."""
     emotion: Emotion | None = field(default=None)
+
+    @property
+    def ended_by_speaker(self) -> bool:
+        """Whether the speaker had finished."""
+        return self.endpoint in SPEAKER_ENDED
 
     @property
     def confidence(self) -> float:

@@ -123,6 +123,12 @@ class Endpointer:
             limit = min(limit, self._silence_start + self._settings.speculate_after)
         return limit
 
+    def expected_end(self, now: int) -> SpeechEnded | None:
+        """The end of the utterance, should nobody speak any more; None before so much silence that audio waits for it."""
+        if self.state is not State.STOPPING or now < self._silence_start + self._settings.speculate_after:
+            return None
+        return self._ended_in_silence(now, "silence")
+
     def end(self, now: int, endpoint: Endpoint) -> list[SpeechEnded]:
         """End whatever is going on at sample ``now``, for a reason from outside."""
         ended = []

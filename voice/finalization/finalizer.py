@@ -1,7 +1,7 @@
 """What happens to an utterance between its last token and its final.
 
-``Draft`` -> ``Finalized``. Each part is optional and may fail without costing the final. A collaborator with ``submit()`` and
-``poll()``: this one works at once, on the caller's thread. It holds what was finalized and not yet polled.
+``Draft`` -> ``Finalized``. Each part is optional and may fail without costing the final. What is submitted may be work for nothing:
+the speaker may go on. This finalizer works at once, on the caller's thread, and holds nothing.
 """
 
 from __future__ import annotations
@@ -70,31 +70,24 @@ class Finalized:
 
 
 class InlineFinalizer:
-    """Finalizes within ``submit``."""
+    """Finalizes within ``finalize``."""
 
     def __init__(self, settings: FinalizerSettings, text_steps: Sequence[tuple[ErrorCode, TextStep]], emotion: EmotionModel | None) -> None:
         """Take the steps in their order, each with the code of its failure."""
         self._settings = settings
         self._text_steps = text_steps
         self._emotion = emotion
-        self._done: list[Finalized] = []
 
-    def submit(self, draft: Draft) -> None:
-        """Finalize a draft."""
+    def finalize(self, draft: Draft) -> Finalized:
+        """Everything a final carries."""
         transcript = draft.transcript
         failures: list[tuple[ErrorCode, str]] = []
-        ended = transcript.endpoint in ("silence", "end_of_input")
         for failure, step in self._text_steps:
             with self._guarded(failure, transcript.trace_id, failures):
-                transcript = replace(transcript, text=step(transcript.text, ended=ended))
+                transcript = replace(transcript, text=step(transcript.text, ended=transcript.ended_by_speaker))
         with self._guarded("emotion_failed", transcript.trace_id, failures):
             transcript = self._with_emotion(transcript, draft.audio)
-        self._done.append(Finalized(transcript, tuple(failures)))
-
-    def poll(self) -> list[Finalized]:
-        """What is done, in the order of ``submit``; each is given once."""
-        done, self._done = self._done, []
-        return done
+        return Finalized(transcript, tuple(failures))
 
     @staticmethod
     @contextlib.contextmanager

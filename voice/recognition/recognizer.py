@@ -38,3 +38,6 @@ class RecognizerStream(Protocol):
 
     def finish(self) -> Hypothesis:
         """Decode all that is left; every token is committed. MUST be the last call."""
+
+    def copy(self) -> RecognizerStream:
+        """A stream that goes on by itself from here: what happens to one does not show in the other."""

@@ -88,9 +88,13 @@ class TokenSearch:
 
         What they would be, were the audio to end here: the half of a hotword does not show.
         """
-        ahead = TokenSearch(self.vocabulary, self.hotwords, list(self._paths), list(self._open))
+        ahead = self.copy()
         decided = ahead.advance(readings)
         return decided + ahead.finish()
+
+    def copy(self) -> TokenSearch:
+        """A search that goes on by itself from here."""
+        return TokenSearch(self.vocabulary, self.hotwords, list(self._paths), list(self._open))
 
     def finish(self) -> list[Token]:
         """Decide the rest."""

@@ -102,6 +102,13 @@ class SlicedStream:
         self._pending = self._pending[:0]
         return Hypothesis(tuple(self._committed))
 
+    def copy(self) -> SlicedStream:
+        """A stream that goes on by itself from here."""
+        other = SlicedStream(self._model, self._lengths, self._hotwords, self.decoded_until)
+        other._window, other._pending, other._waited = self._window, self._pending, self._waited
+        other._committed = list(self._committed)
+        return other
+
     def _decode(self, samples: Samples, *, is_final: bool) -> None:
         self._window = np.concatenate((self._window[max(0, len(self._window) - self._lengths.context) :], samples))
         self.decoded_until += len(samples)

@@ -74,6 +74,14 @@ class StreamingStream:
         self._committed += self._search.advance(readings) + self._search.finish()
         return Hypothesis(tuple(self._committed))
 
+    def copy(self) -> StreamingStream:
+        """A stream that goes on by itself from here."""
+        other = StreamingStream(self._model, self._preset, self._search.copy(), self._first_sample)
+        other._state, other._pending = self._state.copy(), self._pending
+        other._committed, other._provisional = list(self._committed), list(self._provisional)
+        other.decoded_until = self.decoded_until
+        return other
+
     def _flush_short(self, rest: Samples) -> list[Reading]:
         """The flush where less than a frame of audio is left.
 
