@@ -43,6 +43,7 @@ embedded-models: .venv/.installed-dev $(SYNTHESIS)/.installed
 	$(SYNTHESIS)/bin/python $(TRAIN)/prosody.py
 	$(BIN)/python $(TRAIN)/features.py
 	$(BIN)/python $(TRAIN)/train_recognition.py
+	$(BIN)/python $(TRAIN)/calibrate.py
 	$(BIN)/python $(TRAIN)/train_punctuation.py
 	$(BIN)/python $(TRAIN)/train_emotion.py
 	$(BIN)/python $(TRAIN)/ship.py

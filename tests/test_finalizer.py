@@ -39,7 +39,8 @@ class ScriptedEmotion:
 
 def draft(num_samples: int, trace_id: str = "0123456789abcdef") -> Draft:
     transcript = Transcript(trace_id, (), START, START + num_samples, "silence", raw_text="打开", text="打开")
-    return Draft(transcript, np.arange(num_samples, dtype=np.float32) / num_samples)
+    samples = np.arange(num_samples, dtype=np.float32) / num_samples
+    return Draft(transcript, samples, samples)
 
 
 def finalize(model: ScriptedEmotion | None, *drafts: Draft) -> list[Finalized]:

@@ -23,7 +23,7 @@ from voice.endpointing.fsmn import FsmnVad
 from voice.endpointing.silero import SileroVad
 from voice.errors import ErrorCode, ModelLoadFailed
 from voice.finalization.emotion import Emotion2vec
-from voice.finalization.finalizer import FinalizerSettings, InlineFinalizer, TextStep
+from voice.finalization.finalizer import FinalizerSettings, InlineFinalizer, SecondPass, TextStep
 from voice.finalization.hotword_repair import HotwordRepair
 from voice.finalization.number_format import NumberFormat
 from voice.finalization.punctuation import CtTransformer
@@ -34,6 +34,7 @@ from voice.pipeline import Pipeline, PipelineSettings
 from voice.recognition.hotwords import HotwordGraphs
 from voice.recognition.paraformer import ChunkPreset, Paraformer
 from voice.recognition.recognizer import Recognizer
+from voice.recognition.second_pass import OfflinePass, SamePass
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
 
@@ -59,6 +60,8 @@ class ModelDirectories:
     recognition: Path
     vad: Path | None
     """None for Silero, which is a package."""
+    second_pass: Path | None
+    """None where there is to be none, or the streaming model's weights serve."""
     punctuation: Path | None
     """None where there is to be none, or none could be had."""
     emotion: Path | None
@@ -77,9 +80,10 @@ def locate_models(settings: Settings) -> ModelDirectories:
     recognition = _locate_recognition(settings)
     vad = resolve_model(settings.vad.model, hub) if settings.vad.engine == "fsmn" else None
     problems: list[ModelLoadFailed] = []
+    second_pass = _optional(lambda: _locate_second_pass(settings), problems)
     punctuation = _optional(lambda: _locate_punctuation(settings), problems)
     emotion = _optional(lambda: _locate_emotion(settings), problems)
-    return ModelDirectories(recognition, vad, punctuation, emotion, tuple(problems))
+    return ModelDirectories(recognition, vad, second_pass, punctuation, emotion, tuple(problems))
 
 
 def build_service(settings: Settings, mode: Mode, directories: ModelDirectories) -> Service:
@@ -97,10 +101,12 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
     problems = list(directories.problems)
     punctuator = _optional(lambda: _load_punctuation(directories, device), problems)
     emotion = _optional(lambda: _load_emotion(directories, settings, device), problems)
+    graphs = HotwordGraphs(hotwords.current, loaded.tokens)
+    second_pass = _optional(lambda: _load_second_pass(directories, settings, model, hotwords), problems)
     set_num_threads(settings.model.num_threads or _fitting_num_threads(loaded))
-    recognizer = _build_recognizer(settings, mode, model, HotwordGraphs(hotwords.current, loaded.tokens))
+    recognizer = _build_recognizer(settings, mode, model, graphs)
     warm_up(recognizer, vad)
-    finalizer = InlineFinalizer(_finalizer_settings(settings), _text_steps(settings, hotwords, punctuator), emotion)
+    finalizer = InlineFinalizer(_finalizer_settings(settings), _text_steps(settings, hotwords, punctuator), emotion, second_pass)
     pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, new_trace_id)
     name = str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
     log.info(
@@ -122,6 +128,16 @@ def _optional(get: Callable[[], _Part | None], problems: list[ModelLoadFailed]) 
     except ModelLoadFailed as error:
         problems.append(error)
         return None
+
+
+def _load_second_pass(directories: ModelDirectories, settings: Settings, model: Paraformer, hotwords: HotwordList) -> SecondPass | None:
+    name = settings.final.second_pass
+    if name == "same" or (name != "off" and _embedded_instead_of(name, settings)):
+        return SamePass(model, HotwordGraphs(hotwords.current, model.vocabulary.tokens))
+    if directories.second_pass is None:
+        return None
+    loaded = load_model(directories.second_pass, ("Paraformer", "BiCifParaformer", "SeacoParaformer"), model.device)
+    return OfflinePass(loaded, HotwordGraphs(hotwords.current, loaded.tokens))
 
 
 def _load_punctuation(directories: ModelDirectories, device: str) -> CtTransformer | None:
@@ -189,6 +205,13 @@ def _build_recognizer(settings: Settings, mode: Mode, model: Paraformer, hotword
         edge_samples=ms_to_samples(settings.sliced.edge_ms),
         hotwords=hotwords,
     )
+
+
+def _locate_second_pass(settings: Settings) -> Path | None:
+    name = settings.final.second_pass
+    if name in ("off", "same") or _embedded_instead_of(name, settings):
+        return None
+    return resolve_model(name, settings.model.hub)
 
 
 def _locate_punctuation(settings: Settings) -> Path | None:

@@ -81,6 +81,7 @@ def _parser(mode: Mode) -> argparse.ArgumentParser:
     model.add_argument("--hub", dest="model.hub", metavar="ms|hf", help="where models are downloaded from")
     model.add_argument("--device-type", dest="model.device_type", metavar="auto|cpu|cuda", help="where models run")
     model.add_argument("--vad-engine", dest="vad.engine", metavar="silero|fsmn", help="voice activity detection")
+    model.add_argument("--second-pass", dest="final.second_pass", metavar="off|same|NAME|DIR", help="decodes finals with full context")
     model.add_argument("--punctuation-model", dest="final.punctuation_model", metavar="NAME|DIR|off", help="sets the marks of finals")
     model.add_argument("--emotion-model", dest="emotion.model", metavar="NAME|DIR", help="emotion2vec+ model")
     model.add_argument("--no-emotion", dest="emotion.enabled", action="store_false", help="do not label finals with emotions")

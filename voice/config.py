@@ -103,6 +103,7 @@ class StreamingSettings(Section):
 class FinalSettings(Section):
     """``final``"""
 
+    second_pass: Annotated[str, Field(min_length=1)]
     hotword_repair: bool
     punctuation_model: Annotated[str, Field(min_length=1)]
     itn: bool

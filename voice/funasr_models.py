@@ -36,6 +36,13 @@ from voice.errors import ModelLoadFailed, describe
 
 DeviceType = Literal["auto", "cpu", "cuda"]
 
+_WHOLE = (
+    "funasr.models.sanm.encoder",
+    "funasr.models.paraformer.decoder",
+    "funasr.models.paraformer.cif_predictor",
+    "funasr.frontends.wav_frontend",
+    "funasr.tokenizer.char_tokenizer",
+)
 _MODULES = {
     "ParaformerStreaming": (
         "funasr.models.paraformer_streaming.model",
@@ -44,6 +51,14 @@ _MODULES = {
         "funasr.models.paraformer.cif_predictor",
         "funasr.frontends.wav_frontend",
         "funasr.tokenizer.char_tokenizer",
+    ),
+    "Paraformer": ("funasr.models.paraformer.model", *_WHOLE),
+    "BiCifParaformer": ("funasr.models.bicif_paraformer.model", "funasr.models.bicif_paraformer.cif_predictor", *_WHOLE),
+    "SeacoParaformer": (
+        "funasr.models.seaco_paraformer.model",
+        "funasr.models.bicif_paraformer.model",
+        "funasr.models.bicif_paraformer.cif_predictor",
+        *_WHOLE,
     ),
     "FsmnVADStreaming": (
         "funasr.models.fsmn_vad_streaming.model",
@@ -133,12 +148,12 @@ def set_num_threads(num_threads: int) -> None:
     torch.set_num_threads(num_threads)
 
 
-def load_model(directory: Path, model_class: str, device: str) -> FunasrModel:
+def load_model(directory: Path, model_class: str | tuple[str, ...], device: str) -> FunasrModel:
     """Read a FunASR model directory.
 
     Args:
         directory: holds config.yaml and the files that configuration.json, or else FunASR's custom, names.
-        model_class: the class that config.yaml must name.
+        model_class: the class that config.yaml must name, or several of which it must name one.
         device: ``cpu`` or ``cuda``.
 
     Raises:
@@ -148,13 +163,15 @@ def load_model(directory: Path, model_class: str, device: str) -> FunasrModel:
     files = _files(directory)
     _check_sums(directory)
     config = _read_yaml(files["config"])
-    if config.get("model") != model_class:
-        raise ModelLoadFailed(f"{files['config']}: model is {config.get('model')!r}, expected {model_class!r}")
+    classes = (model_class,) if isinstance(model_class, str) else model_class
+    found = config.get("model")
+    if found not in classes:
+        raise ModelLoadFailed(f"{files['config']}: model is {found!r}, expected {' or '.join(map(repr, classes))}")
     tokens = _read_tokens(files["token_list"]) if config.get("tokenizer") else ()
     weights = _read_weights(files["init_param"], config.get("scope_map") or [])
     _check_vocabulary(tokens, weights, files)
     prepare_imports()
-    for name in _MODULES[model_class]:
+    for name in _MODULES[found]:
         try:
             importlib.import_module(name)
         except ImportError as error:
@@ -165,7 +182,7 @@ def load_model(directory: Path, model_class: str, device: str) -> FunasrModel:
     except ModelLoadFailed:
         raise
     except Exception as error:  # FunASR's constructors raise whatever a wrong config leads them to
-        raise ModelLoadFailed(f"{files['config']} does not describe a {model_class} FunASR can build: {describe(error)}") from error
+        raise ModelLoadFailed(f"{files['config']} does not describe a {found} FunASR can build: {describe(error)}") from error
     module.to(device).eval()
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     return FunasrModel(directory, module, tokens, tokenizer, frontend, device, num_parameters)

@@ -24,6 +24,10 @@ _HUB_IDS: dict[str, dict[Hub, str]] = {
         "ms": "iic/speech_paraformer-large_asr_nat-zh-cn-16k-common-vocab8404-online",
         "hf": "funasr/paraformer-zh-streaming",
     },
+    "paraformer-zh": {
+        "ms": "iic/speech_seaco_paraformer_large_asr_nat-zh-cn-16k-common-vocab8404-pytorch",
+        "hf": "funasr/paraformer-zh",
+    },
     "fsmn-vad": {"ms": "iic/speech_fsmn_vad_zh-cn-16k-common-pytorch", "hf": "funasr/fsmn-vad"},
     "ct-punc-c": {"ms": "iic/punc_ct-transformer_zh-cn-common-vocab272727-pytorch", "hf": "funasr/ct-punc"},  # hf has no smaller one
     "ct-punc": {"ms": "iic/punc_ct-transformer_cn-en-common-vocab471067-large", "hf": "funasr/ct-punc"},

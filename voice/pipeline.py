@@ -386,7 +386,8 @@ class Pipeline:
             raw_text=text,
             text=text,
         )
-        return Draft(transcript, self._history.slice(utterance.start, ended.end_sample))
+        speech = self._history.slice(utterance.start, ended.end_sample)
+        return Draft(transcript, speech, self._history.slice(utterance.audio_start, ended.audio_end))
 
     def _emit_final(self, finalized: Finalized) -> None:
         transcript = finalized.transcript

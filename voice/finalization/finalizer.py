@@ -16,7 +16,7 @@ import structlog
 
 from voice.audio import Samples
 from voice.errors import ErrorCode, describe
-from voice.transcript import Emotion, EmotionName, Transcript
+from voice.transcript import Emotion, EmotionName, Token, Transcript, join_tokens, mean_confidence
 
 log = structlog.get_logger()
 
@@ -26,6 +26,13 @@ class TextStep(Protocol):
 
     def __call__(self, text: str, *, ended: bool) -> str:
         """The text, changed; ``ended`` says whether the speaker ended there, not only the audio."""
+
+
+class SecondPass(Protocol):
+    """Decodes an utterance once more, with all of it in view."""
+
+    def tokens(self, samples: Samples) -> list[Token]:
+        """Its tokens."""
 
 
 class EmotionModel(Protocol):
@@ -58,6 +65,8 @@ class Draft:
     transcript: Transcript
     audio: Samples
     """float32, 16 kHz mono: the speech from ``start_sample`` to ``end_sample``."""
+    heard: Samples
+    """What the recogniser heard: the same with the audio before and behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +81,15 @@ class Finalized:
 class InlineFinalizer:
     """Finalizes within ``finalize``."""
 
-    def __init__(self, settings: FinalizerSettings, text_steps: Sequence[tuple[ErrorCode, TextStep]], emotion: EmotionModel | None) -> None:
-        """Take the steps in their order, each with the code of its failure."""
+    def __init__(
+        self,
+        settings: FinalizerSettings,
+        text_steps: Sequence[tuple[ErrorCode, TextStep]],
+        emotion: EmotionModel | None,
+        second_pass: SecondPass | None = None,
+    ) -> None:
+        """Take the steps in their order, each with the code of its failure; they work on the text of the second pass, if it wins."""
+        self._second_pass = second_pass
         self._settings = settings
         self._text_steps = text_steps
         self._emotion = emotion
@@ -82,6 +98,8 @@ class InlineFinalizer:
         """Everything a final carries."""
         transcript = draft.transcript
         failures: list[tuple[ErrorCode, str]] = []
+        with self._guarded("second_pass_failed", transcript.trace_id, failures):
+            transcript = self._with_second_pass(transcript, draft.heard)
         for failure, step in self._text_steps:
             with self._guarded(failure, transcript.trace_id, failures):
                 transcript = replace(transcript, text=step(transcript.text, ended=transcript.ended_by_speaker))
@@ -98,6 +116,14 @@ class InlineFinalizer:
         except Exception as error:
             log.warning(failure, trace_id=trace_id, exc_info=True)
             failures.append((failure, describe(error)))
+
+    def _with_second_pass(self, transcript: Transcript, heard: Samples) -> Transcript:
+        if self._second_pass is None:
+            return transcript
+        tokens = tuple(self._second_pass.tokens(heard))
+        if mean_confidence(tokens) <= transcript.confidence:
+            return transcript
+        return replace(transcript, second_tokens=tokens, text=join_tokens(token.text for token in tokens))
 
     def _with_emotion(self, transcript: Transcript, audio: Samples) -> Transcript:
         settings = self._settings

@@ -133,6 +133,11 @@ class Paraformer:
         if any(layer.self_attn.pad_fn.padding[1] for layer in self._module.decoder.decoders):
             raise ModelLoadFailed(f"{model.directory}: the decoder looks ahead (decoder_conf.sanm_shfit), which streaming cannot")
 
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        return self._model.device
+
     def new_state(self, preset: ChunkPreset) -> ChunkState:
         """Caches of an utterance that has no audio yet, as ``ParaformerStreaming.init_cache`` makes them."""
         chunk_size = [preset.left, preset.chunk, preset.right]
@@ -239,6 +244,18 @@ class Paraformer:
             for firing, row in zip(firings, log_posteriors, strict=True)
         ]
         return readings[: len(fired)], readings[len(fired) :]
+
+
+def read_whole(model: Paraformer, samples: Samples, first_sample: int, *, is_final: bool) -> list[Reading]:
+    """Readings of samples decoded as one chunk with full attention and no history; ``is_final`` lets the last token go."""
+    features = model.features(samples, {}, is_final=True)
+    if features.shape[1] == 0:
+        return []
+    preset = ChunkPreset(0, features.shape[1], 0, encoder_look_back=0, decoder_look_back=0)
+    state = model.new_state(preset)
+    chunk = model.encode(features, state, preset)
+    fired, _ = model.integrate(chunk, range(len(chunk.weights)), state.cif, is_final=is_final)
+    return model.decode(chunk, fired, state.decoder, first_sample)[0]
 
 
 def copy_cache(cache: Any) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 from voice.audio import Samples
 from voice.recognition.alignment import continuation
 from voice.recognition.hotwords import HotwordGraph
-from voice.recognition.paraformer import FRAME_SAMPLES, ChunkPreset, Paraformer
+from voice.recognition.paraformer import FRAME_SAMPLES, Paraformer, read_whole
 from voice.recognition.search import TokenSearch
 from voice.transcript import CONTINUES, Hypothesis, Token
 
@@ -128,13 +128,6 @@ class SlicedStream:
 
     def _decode_window(self, *, is_final: bool) -> tuple[list[Token], list[Token]]:
         """The tokens of the window, decoded as one chunk with full attention and no history; then those that a hotword may change."""
-        features = self._model.features(self._window, {}, is_final=True)
-        if features.shape[1] == 0:
-            return [], []
-        preset = ChunkPreset(0, features.shape[1], 0, encoder_look_back=0, decoder_look_back=0)
-        state = self._model.new_state(preset)
-        chunk = self._model.encode(features, state, preset)
-        fired, _ = self._model.integrate(chunk, range(len(chunk.weights)), state.cif, is_final=is_final)
-        readings, _ = self._model.decode(chunk, fired, state.decoder, self.decoded_until - len(self._window))
         search = TokenSearch(self._model.vocabulary, self._hotwords)
+        readings = read_whole(self._model, self._window, self.decoded_until - len(self._window), is_final=is_final)
         return search.advance(readings), search.finish()

@@ -1,0 +1,96 @@
+"""Fit the temperature of the recognition model's posteriors and fold it into its weights: `python calibrate.py [--utterances 40]`.
+
+Confidence should be what it says: of the tokens with 0.8, eight of ten right. Label smoothing and noise make a model less sure than it
+may be; dividing its logits by a temperature corrects that without changing what it recognises (Guo et al., On Calibration of Modern
+Neural Networks, 2017). It is fitted by maximum likelihood of "this token is right" over test utterances behind those that evaluate.py
+takes, in voices and of sentences that training never saw, clean and with noise. The output layer is divided by it, so that whoever loads
+the model, FunASR too, gets calibrated posteriors. What was folded in is kept in `recognition/temperature.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from augment import at_snr, make_noise
+from evaluate import CONDITIONS, NOISES, SYNTHESIZERS, expected_calibration_error, recognizers, right_tokens, test_utterances
+from features import WORKSPACE
+from tqdm import tqdm
+
+from voice.recognition.paraformer import Paraformer
+from voice.recognition.recognizer import Recognizer
+from voice.recognition.search import Reading
+from voice.transcript import Token
+
+TEMPERATURES = np.exp(np.linspace(math.log(0.3), math.log(3), 47))
+EVALUATED = 60
+"""Utterances of each kind that evaluate.py takes: not for fitting."""
+
+
+def heard(recognizer: Recognizer, per_kind: int, first: int) -> Iterator[tuple[str, list[Token]]]:
+    """(reference, tokens) of held-out utterances from the number `first` of each kind on, each clean and noisy in turn."""
+    for voices in ("seen", "held-out"):
+        for synthesizer in SYNTHESIZERS:
+            counts: dict[str, int] = {}
+            for number, (kind, text, speech, clips) in enumerate(tqdm(test_utterances(voices, synthesizer, first + per_kind))):
+                counts[kind] = counts.get(kind, 0) + 1
+                if counts[kind] <= first:
+                    continue
+                rng, snr_db = np.random.default_rng(number), CONDITIONS[number % len(CONDITIONS)]
+                noisy = speech if snr_db is None else at_snr(speech, make_noise(NOISES[number % 3], len(speech), rng, clips), snr_db)
+                stream = recognizer.create_stream(0)
+                stream.accept(np.clip(noisy / 32768, -1, 1).astype(np.float32), provisional=False)
+                yield text, list(stream.finish().tokens)
+
+
+def fit(directory: Path, per_kind: int) -> float:
+    """The temperature under which confidences explain best which tokens are right."""
+    rows: dict[tuple[int, int, str], np.ndarray] = {}
+    decode = Paraformer.decode
+
+    def recorded(self: Paraformer, *arguments: object) -> tuple[list[Reading], list[Reading]]:
+        readings, ahead = decode(self, *arguments)  # type: ignore[arg-type]
+        for reading in readings:
+            rows[reading.start_sample, reading.end_sample, self.vocabulary.tokens[reading.likeliest_id]] = reading.log_posteriors
+        return readings, ahead
+
+    Paraformer.decode = recorded  # type: ignore[method-assign, assignment]
+    logits, right = [], []
+    for reference, tokens in heard(recognizers(directory)["streaming"], per_kind, EVALUATED):
+        logits += [rows[token.start_sample, token.end_sample, token.text] for token in tokens]
+        right += right_tokens(reference, tokens)
+        rows.clear()
+    scores, is_right = torch.from_numpy(np.stack(logits)), torch.tensor(right)
+    costs = {}
+    for temperature in TEMPERATURES:
+        surest = torch.softmax(scores / temperature, dim=1).max(dim=1).values.clamp(1e-6, 1 - 1e-6)
+        costs[float(temperature)] = float(-torch.where(is_right, surest.log(), (1 - surest).log()).mean())
+        error = expected_calibration_error(surest.numpy(), is_right.numpy())
+        print(f"temperature {temperature:.3f}: cost {costs[float(temperature)]:.4f}, expected calibration error {error:.3f}")
+    return min(costs, key=costs.__getitem__)
+
+
+def main() -> None:
+    """Fit and fold in."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--utterances", type=int, default=40, help="of each kind, synthesizer and set of voices (default: 40)")
+    options = arguments.parse_args()
+    torch.set_num_threads(1)
+    folder = WORKSPACE / "recognition"
+    temperature = fit(folder, options.utterances)
+    weights = torch.load(folder / "model.pt", weights_only=True)
+    for name in ("decoder.output_layer.weight", "decoder.output_layer.bias"):
+        weights[name] = (weights[name].float() / temperature).half()
+    torch.save(weights, folder / "model.pt")
+    record = folder / "temperature.json"
+    record.write_text(json.dumps({"folded_in": temperature}) + "\n", encoding="utf8")
+    print(f"temperature {temperature:.3f} folded into {folder / 'model.pt'}")
+
+
+if __name__ == "__main__":
+    main()

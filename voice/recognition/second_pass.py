@@ -1,0 +1,69 @@
+"""The second pass: a whole utterance decoded once more, with all of it in view.
+
+Samples of one utterance -> tokens. ``SamePass`` takes the streaming model's weights without chunks, ``OfflinePass`` a Paraformer made
+for whole utterances (paraformer-zh). No state but the weights. Runs where the finalizer runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from voice.audio import Samples
+from voice.funasr_models import FunasrModel
+from voice.recognition.hotwords import HotwordGraph
+from voice.recognition.paraformer import Paraformer, read_whole
+from voice.recognition.search import Reading, TokenSearch, Vocabulary
+from voice.transcript import Token
+
+
+class SamePass:
+    """The streaming model, without chunks."""
+
+    def __init__(self, model: Paraformer, hotwords: Callable[[], HotwordGraph] = HotwordGraph) -> None:
+        self._model = model
+        self._hotwords = hotwords
+
+    def tokens(self, samples: Samples) -> list[Token]:
+        """Tokens of an utterance, timed from its first sample.
+
+        Args:
+            samples: float32, (num_samples,), 16 kHz mono.
+        """
+        search = TokenSearch(self._model.vocabulary, self._hotwords())
+        return search.advance(read_whole(self._model, samples, 0, is_final=True)) + search.finish()
+
+
+class OfflinePass:
+    """A model of FunASR's ``Paraformer`` family that hears whole utterances."""
+
+    def __init__(self, model: FunasrModel, hotwords: Callable[[], HotwordGraph] = HotwordGraph) -> None:
+        """Take a loaded model over; the hotwords are spelt in its tokens."""
+        import torch  # noqa: PLC0415
+
+        self._torch = torch
+        self._model = model
+        module = model.module
+        self.vocabulary = Vocabulary(model.tokens, frozenset((module.sos, module.eos, module.blank_id)))
+        self._hotwords = hotwords
+
+    def tokens(self, samples: Samples) -> list[Token]:
+        """Tokens of an utterance; their times are those of the whole.
+
+        Args:
+            samples: float32, (num_samples,), 16 kHz mono.
+        """
+        module = self._model.module
+        search = TokenSearch(self.vocabulary, self._hotwords())
+        with self._torch.inference_mode():
+            waveform = self._torch.from_numpy(np.array(samples, np.float32))[None]
+            features, lengths = self._model.frontend(waveform, self._torch.tensor([len(samples)]))
+            encoded, lengths = module.encode(features.to(self._model.device), lengths.to(self._model.device))[:2]
+            embeddings, counts = module.calc_predictor(encoded, lengths)[:2]
+            counts = counts.round().long()
+            if int(counts.max()) < 1:
+                return []
+            log_posteriors, _ = module.cal_decoder_with_predictor(encoded, lengths, embeddings, counts)[:2]
+            rows = log_posteriors[0, : int(counts[0])].float().cpu().numpy()
+        return search.advance([Reading(row, 0, len(samples)) for row in rows]) + search.finish()
