@@ -115,7 +115,7 @@ def test_token_times_rise_and_lie_in_the_speech(paraformer: Paraformer) -> None:
 
 def test_confidence_is_a_posterior_and_falls_with_noise(paraformer: Paraformer) -> None:
     samples, _ = example("temperature")
-    noise = np.random.default_rng(0).normal(0, 0.05, len(samples)).astype(np.float32)
+    noise = np.random.default_rng(0).normal(0, 0.15, len(samples)).astype(np.float32)
     clean, noisy = (decode(paraformer, audio) for audio in (samples, samples + noise))
     assert all(0 < token.confidence < 1 for token in clean.tokens)
     assert len({token.confidence for token in clean.tokens}) == len(clean.tokens)
@@ -176,6 +176,7 @@ def test_streams_share_no_state(paraformer: Paraformer, mode: str) -> None:
 @pytest.mark.parametrize("name", ["temperature", "air_conditioner"])
 def test_committed_text_never_changes(paraformer: Paraformer, mode: str, name: str) -> None:
     samples, texts = example(name)
+    samples = samples[: np.flatnonzero(np.abs(samples) > 0.02)[-1] + 4_800]  # as an endpoint leaves it
     stream = recognizer_of(paraformer, mode).create_stream(0)
     stable, provisional_seen = "", False
     for start in range(0, len(samples), 4_800):

@@ -80,7 +80,7 @@ SETS = (
     SpeechSet("test/held-out", "kokoro", 100, held_out_sentences=True, held_out_voices=True, kinds=_EVALUATED),
     SpeechSet("train", "neural", 8_000, held_out_sentences=False, held_out_voices=False),
     SpeechSet("train", "espeak", 32_000, held_out_sentences=False, held_out_voices=False),
-    SpeechSet("train", "kokoro", 1_000, held_out_sentences=False, held_out_voices=False, kinds=_COMMANDS_FIRST),
+    SpeechSet("train", "kokoro", 5_000, held_out_sentences=False, held_out_voices=False, kinds=_COMMANDS_FIRST),
 )
 SHARD = {"neural": 400, "espeak": 400, "kokoro": 50}
 

@@ -1,0 +1,162 @@
+"""The models that ship, and the tools that made them."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+
+import kaldi_native_fbank
+import numpy as np
+import pytest
+import torch
+from harness import EXAMPLES, REPOSITORY, example, final_texts, of_type, run_service
+
+from voice.funasr_models import load_model
+from voice.model_store import EMBEDDED
+from voice.recognition.paraformer import ChunkPreset, Paraformer
+
+MODELS = ("asr", "punctuation", "emotion")
+TOOLS = REPOSITORY / "tools" / "embedded_models"
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Imports a script of tools/embedded_models."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    before = set(sys.modules)
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    yield load
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(TOOLS)):
+            del sys.modules[name]
+
+
+def test_all_three_ship_with_their_sums_and_cards_in_less_than_32_mib() -> None:
+    assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) < 32 * 2**20
+    for name in MODELS:
+        listed = dict(reversed(line.split("  ")) for line in (EMBEDDED / name / "SHA256SUMS").read_text().splitlines())
+        assert set(listed) == {path.name for path in (EMBEDDED / name).iterdir()} - {"SHA256SUMS", "MODEL_CARD.md"}
+        for file, digest in listed.items():
+            assert hashlib.sha256((EMBEDDED / name / file).read_bytes()).hexdigest() == digest
+        card = (EMBEDDED / name / "MODEL_CARD.md").read_text(encoding="utf-8")
+        assert "<!-- table: " in card
+        assert "| " in card.split("<!-- table: ")[1], "the table was not filled in: run tools/embedded_models/evaluate.py"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["sliced", "streaming"])
+@pytest.mark.parametrize("name", ["air_conditioner", "temperature", "two_utterances"])
+def test_all_three_at_work(mode: str, name: str) -> None:
+    result = run_service(mode, "--input", str(EXAMPLES / f"{name}.wav"))
+    finals = of_type(result.events, "final")
+    assert final_texts(result.events) == list(example(name)[1])
+    for final in finals:
+        assert final["text"] == final["raw_text"] + ("？" if "怎么样" in final["raw_text"] else "。")
+        assert final["emotion"] is not None
+    assert len(of_type(result.events, "emotion")) == len(finals)
+    assert of_type(result.events, "error_event") == []
+
+
+def test_features_for_training_are_those_the_service_computes(tool) -> None:
+    fbank = tool("fbank")
+    samples = example("temperature")[0].astype(np.float32) * 32768
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.samp_freq, options.frame_opts.dither, options.frame_opts.window_type = 16_000, 0, "hamming"
+    options.mel_opts.num_bins, options.energy_floor = 80, 0
+    bank = kaldi_native_fbank.OnlineFbank(options)
+    bank.accept_waveform(16_000, samples.tolist())
+    bank.input_finished()
+    expected = np.stack([bank.get_frame(i) for i in range(bank.num_frames_ready)])
+    np.testing.assert_allclose(fbank.fbank(samples), expected, atol=2e-3)
+
+
+def test_low_frame_rate_stacks_seven_frames_every_six(tool) -> None:
+    frames = np.arange(13, dtype=np.float32)[:, None].repeat(80, axis=1)
+    stacked = tool("fbank").low_frame_rate(frames)
+    assert stacked.shape == (3, 560)
+    assert stacked[:, ::80].tolist() == [[0, 0, 0, 0, 1, 2, 3], [3, 4, 5, 6, 7, 8, 9], [9, 10, 11, 12, 12, 12, 12]]
+
+
+@pytest.mark.parametrize(("pair", "preset"), [(0, ChunkPreset(0, 8, 4, 4, 1)), (1, ChunkPreset(0, 10, 5, 4, 1))])
+@pytest.mark.parametrize("name", ["air_conditioner", "two_utterances"])
+@torch.inference_mode()
+def test_training_lays_chunks_out_as_streaming_inference_does(tool, pair: int, preset: ChunkPreset, name: str) -> None:
+    model = load_model(EMBEDDED / "asr", "ParaformerStreaming", "cpu")
+    paraformer, module = Paraformer(model), model.module
+    features = paraformer.features(example(name)[0], {}, is_final=True)
+    features = features[:, : features.shape[1] // preset.chunk * preset.chunk]
+    layout = tool("chunk_layout").StreamingLayout(module.encoder.overlap_chunk_cls)
+    layout.gen_chunk_mask(torch.tensor([features.shape[1]]), pair)
+    period, padding = layout.chunk_size_pad_shift_cur, layout.shfit_fsmn
+
+    state, encoded, embeddings, logits = paraformer.new_state(preset), [], [], []
+    firings = torch.zeros(1, int(layout.x_len_chunk[0]), dtype=torch.int32)
+    for number, piece in enumerate([*features.split(preset.chunk, dim=1), None]):
+        chunk = paraformer.encode_tail(state, preset) if piece is None else paraformer.encode(piece.clone(), state, preset)
+        rows = range(preset.right if piece is None else preset.chunk)
+        fired, state.cif = paraformer.integrate(chunk, rows, state.cif, is_final=False)
+        encoded.append(chunk.output[0])
+        if fired:
+            embeddings.append(torch.from_numpy(np.stack([firing.embedding for firing in fired])))
+            logits.append(module.decoder.forward_chunk(chunk.output, embeddings[-1][None], state.decoder)[0])
+            firings[0, number * period + padding] = len(fired)
+
+    module.encoder.overlap_chunk_cls, module.encoder.embed = layout, module.encoder.embed._encoder
+    laid_out, lengths, _ = module.encoder(features.clone(), torch.tensor([features.shape[1]]), ind=pair)
+    for number, expected in enumerate(encoded):
+        found = laid_out[0, number * period + padding : (number + 1) * period]
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    num_tokens = firings.sum(1)
+    mask = layout.token_mask(firings, num_tokens)
+    found, _ = module.decoder(laid_out, lengths, torch.cat(embeddings)[None], num_tokens, mask)
+    torch.testing.assert_close(found[0], torch.cat(logits), atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("snr_db", [20, 10, 0])
+def test_noise_is_added_at_the_ratio_asked_for(tool, snr_db: int) -> None:
+    augment = tool("augment")
+    rng = np.random.default_rng(0)
+    speech = np.concatenate((np.zeros(8_000), 3_000 * rng.standard_normal(16_000), np.zeros(8_000))).astype(np.float32)
+    noise = augment.make_noise("pink", len(speech), rng, [])
+    added = augment.at_snr(speech, noise, snr_db) - speech
+    measured = 10 * np.log10(np.mean(speech[8_000:24_000] ** 2) / np.mean(added**2))
+    assert measured == pytest.approx(snr_db, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "errors"),
+    [("打开灯", "打开灯", 0), ("打开灯", "打灯", 1), ("打开灯", "大开的灯", 2), ("", "啊", 1), ("打开", "", 2), ("一二三", "二三一", 2)],
+)
+def test_character_errors(tool, reference: str, hypothesis: str, errors: int) -> None:
+    assert tool("evaluate").character_errors(reference, hypothesis) == errors
+
+
+def test_passages_carry_each_mark_behind_its_word(tool) -> None:
+    punctuation = tool("train_punctuation")
+    assert punctuation.parse("你好，用usb吗？") == [("你", 1), ("好", 2), ("用", 1), ("usb", 1), ("吗", 4)]
+    assert tool("evaluate").marks_behind("你好，用usb吗？") == ["_", "，", "_", "_", "？"]
+
+
+def test_held_out_sentences_are_the_same_for_everybody_and_no_fixed_command_is(tool) -> None:
+    corpus = tool("corpus")
+    held_out = [
+        text for text in (f"打开{a}的{b}。" for a in corpus.SLOTS["room"] for b in corpus.SLOTS["device"]) if corpus.is_held_out(text)
+    ]
+    assert "打开厨房的风扇。" in held_out
+    assert "打开客厅的灯。" not in held_out
+    assert 0.01 < len(held_out) / 150 < 0.12
+    assert all(corpus.is_held_out(corpus.without_marks(text)) for text in held_out), "marks change nothing"
+    assert not any(corpus.is_held_out(text) for text in corpus.TEMPLATES if "{" not in text)
+
+
+def test_lines_whose_marks_cannot_be_trusted_are_left_out(tool) -> None:
+    punctuated = tool("corpus").punctuated
+    assert punctuated("酒店很好!下次还来...") == "酒店很好。下次还来。"
+    assert punctuated("“真的是这样吗？！”他问：“你是谁呀”") == "真的是这样吗？他问，你是谁呀。"
+    assert punctuated("这一行没有任何标点符号也很长很长很长很长很长很长很长很长很长很长很长很长很长") is None
