@@ -109,16 +109,27 @@ def environment(**extra: str) -> dict[str, str]:
     return {**inherited, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONWARNINGS": "default", **extra}
 
 
-def command(mode: str, *arguments: str, embedded: bool = True) -> list[str]:
-    return [sys.executable, str(REPOSITORY / ENTRIES[mode]), *(["--embedded"] if embedded else []), *arguments]
+def command(mode: str, *arguments: str, embedded: bool = True, planted: str = "") -> list[str]:
+    """The entry's command line; with ``planted``, statements that run before it."""
+    start = [str(REPOSITORY / ENTRIES[mode])]
+    if planted:
+        path = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})"
+        start = ["-c", f"{path}\n{planted}\nfrom voice.cli import main\nsys.exit(main({mode!r}))"]
+    return [sys.executable, *start, *(["--embedded"] if embedded else []), *arguments]
 
 
 def run_service(
-    mode: str, *arguments: str, stdin: bytes | None = None, embedded: bool = True, timeout_sec: float = 120, **extra: str
+    mode: str,
+    *arguments: str,
+    stdin: bytes | None = None,
+    embedded: bool = True,
+    planted: str = "",
+    timeout_sec: float = 120,
+    **extra: str,
 ) -> Result:
     """Run an entry to its end, as a parent would."""
     process = subprocess.run(
-        command(mode, *arguments, embedded=embedded),
+        command(mode, *arguments, embedded=embedded, planted=planted),
         input=stdin if stdin is not None else b"",
         capture_output=True,
         timeout=timeout_sec,
@@ -127,7 +138,7 @@ def run_service(
         env=environment(**extra),
     )
     stderr = process.stderr.decode("utf-8", errors="replace")
-    assert "Traceback" not in stderr or "inference_failed" in stderr, stderr
+    assert planted or "Traceback" not in stderr or "inference_failed" in stderr, stderr
     return Result(parse_events(process.stdout), process.returncode, stderr)
 
 
@@ -167,8 +178,16 @@ class RunningService:
         return line
 
 
-def start_service(mode: str, *arguments: str, stdin: int | None = subprocess.DEVNULL, stderr: Any = None, **extra: str) -> RunningService:
+def start_service(
+    mode: str, *arguments: str, stdin: int | None = subprocess.DEVNULL, stderr: Any = None, planted: str = "", **extra: str
+) -> RunningService:
     process = subprocess.Popen(
-        command(mode, *arguments), stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, bufsize=0, env=environment(**extra), cwd="/"
+        command(mode, *arguments, planted=planted),
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        bufsize=0,
+        env=environment(**extra),
+        cwd="/",
     )
     return RunningService(process)

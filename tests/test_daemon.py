@@ -9,14 +9,14 @@ from collections.abc import Callable
 import pytest
 from fakes import CountingRecognizer, LoudnessVad, silence, speech
 from harness import check_guarantees, of_type
-from test_pipeline import NO_EMOTION, SETTINGS, trace_ids
+from test_pipeline import SETTINGS, trace_ids
 
 from voice.audio import AudioBlock
 from voice.build import Service
 from voice.config import load_settings
 from voice.daemon import Daemon, StopRequest
 from voice.errors import InputUnreadable
-from voice.finalization.finalizer import InlineFinalizer
+from voice.finalization.finalizer import Finalizer
 from voice.output.writer import EventWriter
 from voice.pipeline import Pipeline
 
@@ -48,16 +48,16 @@ class Script:
 
 def serve(source: Script, recognizer: CountingRecognizer, expect: type[Exception] | None = None) -> tuple[list[dict], int | None]:
     """Events and exit code of a run; they go through a real pipe."""
-    pipeline = Pipeline(SETTINGS, LoudnessVad(), recognizer, InlineFinalizer(NO_EMOTION, (), None), trace_ids())
+    pipeline = Pipeline(SETTINGS, LoudnessVad(), recognizer, Finalizer(), trace_ids())
     read_end, write_end = os.pipe()
     daemon = Daemon(load_settings({}, environment={}), "streaming", EventWriter(write_end, lambda: 0), StopRequest())
     code = None
     try:
         if expect:
             with pytest.raises(expect):
-                daemon._serve(source, Service(pipeline, "scripted", ()))
+                daemon._serve(source, Service(pipeline, "scripted", (), None))
         else:
-            code = daemon._serve(source, Service(pipeline, "scripted", ()))
+            code = daemon._serve(source, Service(pipeline, "scripted", (), None))
     finally:
         os.close(write_end)
     with os.fdopen(read_end, encoding="utf-8") as lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -12,10 +13,11 @@ import pytest
 from voice.audio import SAMPLE_RATE_HZ, Samples, ms_to_samples
 from voice.errors import ErrorCode
 from voice.finalization.emotion import EMOTION_NAMES, name_of
-from voice.finalization.finalizer import Draft, Finalized, FinalizerSettings, InlineFinalizer, TextStep
+from voice.finalization.emotion_thread import EmotionSettings, EmotionThread
+from voice.finalization.finalizer import Draft, Finalized, Finalizer, TextStep
 from voice.transcript import Emotion, EmotionName, Endpoint, Transcript
 
-SETTINGS = FinalizerSettings(emotion_min_samples=ms_to_samples(500), emotion_max_samples=15 * SAMPLE_RATE_HZ, emotion_min_confidence=0.4)
+SETTINGS = EmotionSettings(min_samples=ms_to_samples(500), max_samples=15 * SAMPLE_RATE_HZ, min_confidence=0.4)
 START = 3 * SAMPLE_RATE_HZ
 HAPPY: dict[EmotionName, float] = {**dict.fromkeys(EMOTION_NAMES, 0.0), "happy": 0.75, "neutral": 0.25}
 
@@ -44,8 +46,8 @@ def draft(num_samples: int, trace_id: str = "0123456789abcdef") -> Draft:
 
 
 def finalize(model: ScriptedEmotion | None, *drafts: Draft) -> list[Finalized]:
-    finalizer = InlineFinalizer(SETTINGS, (), model)
-    return [finalizer.finalize(each) for each in drafts]
+    finalizer = Finalizer(emotion=EmotionThread(model, SETTINGS) if model else None)
+    return [finalizer.complete(finalizer.begin(each)) for each in drafts]
 
 
 def test_the_emotion_is_attached_with_the_span_it_was_heard_in():
@@ -109,6 +111,61 @@ def test_an_answer_that_is_none_is_a_failure_and_not_an_emotion(answer: dict[Emo
     assert [code for code, _ in finalized.failures] == ["emotion_failed"]
 
 
+class HeldEmotion(ScriptedEmotion):
+    """Begins its first answer, and gives it when it may."""
+
+    def __init__(self, *answers: dict[EmotionName, float] | Exception) -> None:
+        super().__init__(*answers)
+        self.began, self.may_answer = threading.Event(), threading.Event()
+
+    def scores(self, samples: Samples) -> dict[EmotionName, float]:
+        self.began.set()
+        assert self.may_answer.wait(30)
+        return super().scores(samples)
+
+
+def test_the_text_does_not_wait_for_the_emotion_and_the_final_only_so_long():
+    model = HeldEmotion(HAPPY)
+    finalizer = Finalizer([("punctuation_failed", marked)], EmotionThread(model, SETTINGS), max_wait_sec=0.01)
+    begun = finalizer.begin(draft(SAMPLE_RATE_HZ))
+    assert begun.transcript.text == "打开。"
+    assert finalizer.complete(begun) == Finalized(begun.transcript)
+    assert finalizer.take_late() == []
+    model.may_answer.set()
+    (late,) = finalizer.take_late(30)
+    assert late.trace_id == begun.transcript.trace_id
+    assert late.emotion is not None
+    assert late.failure is None
+    assert finalizer.take_late() == []
+
+
+def test_what_is_dropped_before_its_turn_is_not_heard():
+    model = HeldEmotion(HAPPY, HAPPY)
+    finalizer = Finalizer(emotion=EmotionThread(model, SETTINGS))
+    first, dropped, last = (finalizer.begin(draft(seconds * SAMPLE_RATE_HZ)) for seconds in (1, 2, 3))
+    assert model.began.wait(30)
+    finalizer.drop(dropped)
+    model.may_answer.set()
+    assert [finalizer.complete(begun).transcript.emotion is not None for begun in (first, last)] == [True, True]
+    assert [len(samples) // SAMPLE_RATE_HZ for samples in model.heard] == [1, 3]
+
+
+def test_what_waits_for_a_slow_model_is_bounded():
+    model = HeldEmotion(*[HAPPY] * 5)
+    thread = EmotionThread(model, SETTINGS)
+    finalizer = Finalizer(emotion=thread)
+    begun = [finalizer.begin(draft(SAMPLE_RATE_HZ)) for _ in range(5)]
+    assert [bool(each.emotion) for each in begun] == [True] * 4 + [False]
+    ((code, message),) = begun[-1].failures
+    assert code == "emotion_failed"
+    assert message == "TooManyUtterances: 4 utterances wait for the emotion model already"
+    assert thread.busy
+    model.may_answer.set()
+    assert all(finalizer.complete(each).transcript.emotion for each in begun[:4])
+    assert not thread.busy
+    assert finalizer.begin(draft(SAMPLE_RATE_HZ)).emotion, "there is room again"
+
+
 def marked(text: str, *, ended: bool) -> str:
     return text + ("。" if ended else "")
 
@@ -133,8 +190,8 @@ def shouted(text: str, *, ended: bool) -> str:
 )
 def test_an_end_mark_stands_only_where_the_speaker_ended(endpoint: Endpoint, text: str):
     given = draft(SAMPLE_RATE_HZ)
-    finalizer = InlineFinalizer(SETTINGS, [("punctuation_failed", marked)], None)
-    finalized = finalizer.finalize(replace(given, transcript=replace(given.transcript, endpoint=endpoint)))
+    finalizer = Finalizer([("punctuation_failed", marked)])
+    finalized = finalizer.begin(replace(given, transcript=replace(given.transcript, endpoint=endpoint)))
     assert (finalized.transcript.text, finalized.transcript.raw_text) == (text, "打开")
 
 
@@ -145,8 +202,8 @@ def test_a_step_that_fails_costs_its_own_change_only():
         ("punctuation_failed", broken),
         ("number_format_failed", shouted),
     ]
-    finalizer = InlineFinalizer(SETTINGS, steps, ScriptedEmotion(HAPPY))
-    finalized = finalizer.finalize(given)
+    finalizer = Finalizer(steps, EmotionThread(ScriptedEmotion(HAPPY), SETTINGS))
+    finalized = finalizer.complete(finalizer.begin(given))
     assert (finalized.transcript.text, finalized.transcript.raw_text) == ("大开！", "打开")
     assert finalized.transcript.emotion is not None
     assert finalized.failures == (("punctuation_failed", "ValueError: no"),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -17,14 +18,16 @@ from harness import check_guarantees, example, example_names, of_type
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from voice.audio import SAMPLE_RATE_HZ, AudioBlock
+from voice.audio import SAMPLE_RATE_HZ, AudioBlock, Samples
 from voice.endpointing.endpointer import EndpointerSettings
 from voice.endpointing.silero import SileroVad
-from voice.finalization.finalizer import Draft, Finalized, FinalizerSettings, InlineFinalizer
+from voice.finalization.emotion import EMOTION_NAMES
+from voice.finalization.emotion_thread import EmotionSettings, EmotionThread
+from voice.finalization.finalizer import Begun, Draft, Finalizer
 from voice.pipeline import Pipeline, PipelineSettings
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
-from voice.transcript import Endpoint
+from voice.transcript import EmotionName, Endpoint
 
 MS = SAMPLE_RATE_HZ // 1000
 ENDPOINTER = EndpointerSettings(
@@ -39,7 +42,6 @@ ENDPOINTER = EndpointerSettings(
 SETTINGS = PipelineSettings(
     endpointer=ENDPOINTER, channel="mix", pre_roll=300 * MS, provisional_max_load_sec=1.0, speculate=True, speech_events=True
 )
-NO_EMOTION = FinalizerSettings(emotion_min_samples=8_000, emotion_max_samples=240_000, emotion_min_confidence=0.0)
 
 
 AT_THE_END = replace(SETTINGS, speculate=False)
@@ -55,7 +57,7 @@ def build(recognizer: Any = None, vad: Any = None, finalizer: Any = None, settin
         settings_,
         vad or LoudnessVad(),
         recognizer or CountingRecognizer(),
-        finalizer or InlineFinalizer(NO_EMOTION, (), None),
+        finalizer or Finalizer(),
         trace_ids(),
     )
 
@@ -236,16 +238,16 @@ def test_the_provisional_tail_is_skipped_under_load() -> None:
 # --- speculation ------------------------------------------------------------------------------------------------------
 
 
-class SpyFinalizer(InlineFinalizer):
+class SpyFinalizer(Finalizer):
     """Sets an end mark, and counts."""
 
     def __init__(self) -> None:
-        super().__init__(NO_EMOTION, [("punctuation_failed", lambda text, *, ended: text + ("。" if ended else ""))], None)
+        super().__init__([("punctuation_failed", lambda text, *, ended: text + ("。" if ended else ""))])
         self.drafts: list[Draft] = []
 
-    def finalize(self, draft: Draft) -> Finalized:
+    def begin(self, draft: Draft) -> Begun:
         self.drafts.append(draft)
-        return super().finalize(draft)
+        return super().begin(draft)
 
 
 def spoken(*pauses_ms: int) -> np.ndarray:
@@ -455,16 +457,65 @@ def test_a_failure_in_a_block_does_not_lose_the_rest_of_it() -> None:
 def test_the_finalizer_gets_the_speech_and_only_the_speech() -> None:
     drafts: list[Draft] = []
 
-    class Spy(InlineFinalizer):
-        def finalize(self, draft: Draft) -> Finalized:
+    class Spy(Finalizer):
+        def begin(self, draft: Draft) -> Begun:
             drafts.append(draft)
-            return super().finalize(draft)
+            return super().begin(draft)
 
-    run(build(finalizer=Spy(NO_EMOTION, (), None)), np.concatenate((silence(1.024), speech(2.048), silence(1.5))))
+    run(build(finalizer=Spy()), np.concatenate((silence(1.024), speech(2.048), silence(1.5))))
     (draft,) = drafts
     assert (draft.transcript.start_sample, draft.transcript.end_sample) == (32 * 512, 96 * 512)
     assert len(draft.audio) == 64 * 512
     assert np.abs(draft.audio).max() > 0.1
+
+
+class WaitingEmotion:
+    """Answers when it may; an answer that is an exception is raised."""
+
+    source = "funasr.waiting"
+
+    def __init__(self, answer: dict[EmotionName, float] | Exception) -> None:
+        self.answer = answer
+        self.may_answer = threading.Event()
+
+    def scores(self, samples: Samples) -> dict[EmotionName, float]:
+        assert self.may_answer.wait(30)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_an_emotion_that_is_late_follows_its_final(fails: bool) -> None:
+    scores = {**dict.fromkeys(EMOTION_NAMES, 0.0), "sad": 1.0}
+    model = WaitingEmotion(RuntimeError("planted") if fails else scores)
+    thread = EmotionThread(model, EmotionSettings(8_000, 240_000, 0.0))
+    pipeline = build(finalizer=Finalizer(emotion=thread, max_wait_sec=0.01))
+    events = dumped(pipeline.process(block(np.concatenate((UTTERANCE, silence(1))))))
+    (final,) = of_type(events, "final")
+    assert final["emotion"] is None
+    assert of_type(events, "emotion") == of_type(events, "error_event") == []
+    assert pipeline.late_emotions() == []
+    model.may_answer.set()
+    (late,) = (event.model_dump() for event in pipeline.late_emotions(30))
+    assert late["type"] == ("core.error_event" if fails else "voice.asr_text.emotion")
+    assert late["trace_id"] == final["trace_id"]
+    if fails:
+        assert (late["error_code"], late["message"]) == ("emotion_failed", "RuntimeError: planted")
+    else:
+        assert (late["start_ms"], late["end_ms"]) == (final["start_ms"], final["end_ms"])
+    assert pipeline.late_emotions(0, last=True) == []
+
+
+def test_an_emotion_that_misses_the_end_is_an_error() -> None:
+    model = WaitingEmotion({})
+    pipeline = build(finalizer=Finalizer(emotion=EmotionThread(model, EmotionSettings(8_000, 240_000, 0.0)), max_wait_sec=0.0))
+    (final,) = of_type(dumped(pipeline.process(block(np.concatenate((UTTERANCE, silence(1)))))), "final")
+    (error,) = (event.model_dump() for event in pipeline.late_emotions(0.01, last=True))
+    assert (error["trace_id"], error["error_code"]) == (final["trace_id"], "emotion_failed")
+    assert "when the service ended" in error["message"]
+    model.may_answer.set()
+    assert pipeline.late_emotions(0.1) == [], "what was given up stays given up"
 
 
 def test_memory_of_past_audio_is_bounded() -> None:

@@ -10,7 +10,7 @@ import yaml
 from conftest import TRAINED
 from harness import EXAMPLES, example, final_texts, of_type, run_service
 
-from voice.finalization.finalizer import Draft, FinalizerSettings, InlineFinalizer
+from voice.finalization.finalizer import Draft, Finalizer
 from voice.funasr_models import load_model
 from voice.model_store import EMBEDDED
 from voice.recognition.hotwords import HotwordGraph
@@ -18,8 +18,6 @@ from voice.recognition.paraformer import Paraformer
 from voice.recognition.second_pass import OfflinePass, SamePass
 from voice.recognition.streaming import StreamingRecognizer
 from voice.transcript import Token, Transcript, join_tokens
-
-SETTINGS = FinalizerSettings(emotion_min_samples=8_000, emotion_max_samples=240_000, emotion_min_confidence=0.0)
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +80,7 @@ def test_the_text_of_the_higher_confidence_is_taken_and_the_tokens_stay(confiden
     second = Scripted(Token("大", 0, 960, confidence), Token("家", 960, 1920, confidence))
     transcript = Transcript("0" * 16, first, 0, 1920, "silence", raw_text="打开", text="打开")
     samples = example("temperature")[0]
-    finalized = InlineFinalizer(SETTINGS, (), None, second).finalize(Draft(transcript, samples, samples)).transcript
+    finalized = Finalizer(second_pass=second).begin(Draft(transcript, samples, samples)).transcript
     assert (finalized.text, finalized.raw_text, finalized.tokens) == (text, "打开", first)
     assert finalized.confidence == pytest.approx(max(confidence, 0.9))
 
@@ -91,7 +89,7 @@ def test_a_second_pass_that_fails_costs_nothing_but_itself() -> None:
     transcript = Transcript("0" * 16, (), 0, 1920, "silence", raw_text="打开", text="打开")
     samples = example("temperature")[0]
     marked = [("punctuation_failed", lambda text, *, ended: text + "。" * ended)]
-    finalized = InlineFinalizer(SETTINGS, marked, None, Scripted()).finalize(Draft(transcript, samples, samples))
+    finalized = Finalizer(marked, None, Scripted()).begin(Draft(transcript, samples, samples))
     assert finalized.transcript.text == "打开。"
     assert finalized.failures == (("second_pass_failed", "RuntimeError: planted"),)
 

@@ -23,7 +23,8 @@ from voice.endpointing.fsmn import FsmnVad
 from voice.endpointing.silero import SileroVad
 from voice.errors import ErrorCode, ModelLoadFailed
 from voice.finalization.emotion import Emotion2vec
-from voice.finalization.finalizer import FinalizerSettings, InlineFinalizer, SecondPass, TextStep
+from voice.finalization.emotion_thread import EmotionSettings, EmotionThread
+from voice.finalization.finalizer import Finalizer, SecondPass, TextStep
 from voice.finalization.hotword_repair import HotwordRepair
 from voice.finalization.number_format import NumberFormat
 from voice.finalization.punctuation import CtTransformer
@@ -51,6 +52,7 @@ class Service:
     model_name: str
     problems: tuple[ModelLoadFailed, ...]
     """Optional models that could not be loaded; the service runs without them."""
+    emotion: EmotionThread | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,9 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
     set_num_threads(settings.model.num_threads or _fitting_num_threads(loaded))
     recognizer = _build_recognizer(settings, mode, model, graphs)
     warm_up(recognizer, vad)
-    finalizer = InlineFinalizer(_finalizer_settings(settings), _text_steps(settings, hotwords, punctuator), emotion, second_pass)
+    emotion_thread = EmotionThread(emotion, _emotion_settings(settings)) if emotion else None
+    steps = _text_steps(settings, hotwords, punctuator)
+    finalizer = Finalizer(steps, emotion_thread, second_pass, max_wait_sec=_max_wait_sec(settings))
     pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, new_trace_id)
     name = str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
     log.info(
@@ -118,7 +122,7 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
         punctuation=punctuator is not None,
         emotion=emotion is not None,
     )
-    return Service(pipeline, name, tuple(problems))
+    return Service(pipeline, name, tuple(problems), emotion_thread)
 
 
 def _optional(get: Callable[[], _Part | None], problems: list[ModelLoadFailed]) -> _Part | None:
@@ -253,9 +257,16 @@ def _pipeline_settings(settings: Settings) -> PipelineSettings:
     )
 
 
-def _finalizer_settings(settings: Settings) -> FinalizerSettings:
-    return FinalizerSettings(
-        emotion_min_samples=ms_to_samples(settings.emotion.min_audio_ms),
-        emotion_max_samples=round(settings.emotion.max_audio_sec * SAMPLE_RATE_HZ),
-        emotion_min_confidence=settings.emotion.min_confidence,
+def _emotion_settings(settings: Settings) -> EmotionSettings:
+    return EmotionSettings(
+        min_samples=ms_to_samples(settings.emotion.min_audio_ms),
+        max_samples=round(settings.emotion.max_audio_sec * SAMPLE_RATE_HZ),
+        min_confidence=settings.emotion.min_confidence,
     )
+
+
+def _max_wait_sec(settings: Settings) -> float | None:
+    """How long a final waits for its emotion: a file that is read as fast as it goes waits with it."""
+    if settings.audio.input not in ("mic", "-") and not settings.audio.realtime:
+        return None
+    return settings.emotion.max_wait_ms / 1000

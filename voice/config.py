@@ -119,6 +119,7 @@ class EmotionSettings(Section):
     max_audio_sec: Annotated[float, Field(ge=0.5, le=60)]
     min_audio_ms: Annotated[int, Field(ge=25, le=60_000)]
     min_confidence: Annotated[float, Field(ge=0, le=1)]
+    max_wait_ms: Annotated[int, Field(ge=0, le=60_000)]
 
 
 class OutputSettings(Section):

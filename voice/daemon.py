@@ -26,6 +26,7 @@ from voice.capture.source import AudioSource
 from voice.capture.wav_file import WavFile
 from voice.config import Mode, Settings
 from voice.errors import EXIT_BUG, EXIT_OK, AudioDeviceUnavailable, ErrorCode, InputError, OutputGone, VoiceError, describe
+from voice.finalization.emotion_thread import EmotionThread
 from voice.funasr_models import limit_spinning
 from voice.output.events import SCHEMA_VERSION, AnyEvent, ErrorEvent, FinalEvent, PartialEvent, StatusEvent, Totals
 from voice.output.writer import EventWriter, take_stdout
@@ -35,6 +36,8 @@ from voice.transcript import Endpoint
 _READ_TIMEOUT_SEC = 0.25
 _DRAIN_SEC = 2.0
 """Audio that waits at a stop is decoded for so long; the rest counts as lost, so that the final comes within 3 s."""
+_LATE_EMOTIONS_SEC, _LATE_EMOTIONS_STOPPED_SEC = 10.0, 0.5
+"""At the end of the input, or at a stop, emotions that are still being heard are waited for so long."""
 _MAX_FAILURES_IN_A_ROW = 5
 
 log = structlog.get_logger()
@@ -77,6 +80,12 @@ class Daemon:
         self._failures_in_a_row = 0
         self._compute_sec = 0.0
         self._queue_peak_sec = 0.0
+        self._emotion: EmotionThread | None = None
+
+    @property
+    def computing(self) -> bool:
+        """Whether a model is still at work for nobody: the interpreter must not end around it."""
+        return self._emotion is not None and self._emotion.busy
 
     def run(self) -> int:
         """Load, listen until the end, leave in order; the exit code."""
@@ -92,6 +101,7 @@ class Daemon:
                 directories = locate_models(self._settings)
             service = build_service(self._settings, self._mode, directories)
             self._stop.interrupts = False
+            self._emotion = service.emotion
             if self._stop.requested:
                 raise Interrupted
             return self._serve(source, service)
@@ -112,6 +122,7 @@ class Daemon:
         self._status("listening")
         try:
             code = self._listen(source, service)
+            self._await_emotions(service)
         except VoiceError:
             raise
         except Exception:
@@ -130,6 +141,7 @@ class Daemon:
                 block = source.read(_READ_TIMEOUT_SEC)
                 if block is not None:
                     self._process(source, service, block)
+                self._write(service.pipeline.late_emotions())
         except InputError as error:
             log.error("input_failed", error=describe(error))
             self._write(service.pipeline.report_error(error.error_code, describe(error), recoverable=False))
@@ -150,6 +162,14 @@ class Daemon:
                 service.pipeline.discard(block)
         endpoint: Endpoint = "shutdown" if self._stop.requested else "end_of_input"
         self._guarded(service, lambda: service.pipeline.finish(endpoint))
+
+    def _await_emotions(self, service: Service) -> None:
+        """Give emotions that are late a last chance; those that miss it become errors."""
+        deadline = time.monotonic() + _LATE_EMOTIONS_SEC
+        while self.computing and time.monotonic() < deadline and not self._stop.requested:
+            self._write(service.pipeline.late_emotions(_READ_TIMEOUT_SEC))
+            self._writer.check_reader()
+        self._write(service.pipeline.late_emotions(_LATE_EMOTIONS_STOPPED_SEC if self._stop.requested else 0.0, last=True))
 
     def _process(self, source: AudioSource, service: Service, block: AudioBlock) -> None:
         self._guarded(service, lambda: service.pipeline.process(block, source.waiting_sec))
@@ -218,8 +238,18 @@ def run_service(settings: Settings, mode: Mode) -> int:
     limit_spinning()
     stop = StopRequest()
     stop.install()
+    daemon = Daemon(settings, mode, writer, stop)
+    code = _run(daemon, writer)
+    if daemon.computing:  # at its end the interpreter would cut the thread off within torch, and that may abort
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(daemon: Daemon, writer: EventWriter) -> int:
+    """The exit code; what went wrong is said in the log and, if stdout can still be written, in an event."""
     try:
-        return Daemon(settings, mode, writer, stop).run()
+        return daemon.run()
     except OutputGone as error:
         log.error("output_gone", error=describe(error), lines=writer.num_lines)
         return error.exit_code

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import numpy as np
 import structlog
@@ -21,7 +20,7 @@ from voice.audio import SAMPLE_RATE_HZ, AudioBlock, AudioChunk, Samples, rms, sa
 from voice.capture.resample import Channel, Resampler
 from voice.endpointing.endpointer import Endpointer, EndpointerSettings, SpeechEnded, SpeechStarted, State, VoiceActivity
 from voice.errors import ErrorCode, describe
-from voice.finalization.finalizer import Draft, Finalized
+from voice.finalization.finalizer import Begun, Draft, Finalized, Finalizer
 from voice.output.events import (
     AnyEvent,
     ErrorEvent,
@@ -39,13 +38,6 @@ log = structlog.get_logger()
 
 _LOSS_EPISODE_SAMPLES = SAMPLE_RATE_HZ
 """Losses closer together than this are one episode: one error event."""
-
-
-class Finalizer(Protocol):
-    """Makes finals of drafts."""
-
-    def finalize(self, draft: Draft) -> Finalized:
-        """Everything a final carries; parts that fail are named, not raised."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +76,7 @@ class _Speculation:
     ended: SpeechEnded
     hypothesis: Hypothesis | None = None
     """None while it is being made, and if that failed."""
-    finalized: Finalized | None = None
+    begun: Begun | None = None
     """None where there is no text."""
 
 
@@ -214,6 +206,15 @@ class Pipeline:
             self._conclude(self._utterance, ended, self._utterance.shown)
         return self._take_events()
 
+    def late_emotions(self, wait_sec: float = 0.0, *, last: bool = False) -> list[AnyEvent]:
+        """Events of emotions that their finals did not wait for, after waiting so long; ``last`` gives up those still not there."""
+        for late in self._finalizer.take_late(wait_sec) + (self._finalizer.give_up_late() if last else []):
+            if late.emotion:
+                self._events.append(emotion_event(late.trace_id, late.emotion))
+            if late.failure:
+                self._error(*late.failure, late.trace_id)
+        return self._take_events()
+
     def report_error(self, code: ErrorCode, message: str, *, recoverable: bool) -> list[AnyEvent]:
         """Events for a failure outside, tied to the utterance in flight where there is one."""
         self._error(code, message, self._current_trace_id, recoverable=recoverable)
@@ -297,7 +298,11 @@ class Pipeline:
     def _feed(self, utterance: _Utterance, until: int) -> None:
         """Give the stream the audio before ``until`` and show what is new."""
         samples = self._history.slice(utterance.fed_until, until)
-        utterance.fed_until, utterance.speculation = until, None
+        utterance.fed_until = until
+        if utterance.speculation:
+            if utterance.speculation.begun:
+                self._finalizer.drop(utterance.speculation.begun)
+            utterance.speculation = None
         provisional = self._load_sec <= self._settings.provisional_max_load_sec
         if utterance.stream is None or not utterance.stream.accept(samples, provisional=provisional):
             return
@@ -321,7 +326,7 @@ class Pipeline:
         speculation = utterance.speculation = _Speculation(expected)
         hypothesis = _joined(utterance.kept, utterance.stream.copy().finish())
         if hypothesis.text:
-            speculation.finalized = self._finalizer.finalize(self._draft(utterance, expected, hypothesis))
+            speculation.begun = self._finalizer.begin(self._draft(utterance, expected, hypothesis))
         speculation.hypothesis = hypothesis
 
     def _end_audio(self, endpoint: Endpoint, gap: int = 0) -> None:
@@ -341,13 +346,13 @@ class Pipeline:
             self._feed(utterance, ended.audio_end)
         speculation = utterance.speculation
         if speculation and speculation.hypothesis and speculation.ended.audio_end == ended.audio_end:
-            self._conclude(utterance, ended, speculation.hypothesis, speculation.finalized)
+            self._conclude(utterance, ended, speculation.hypothesis, speculation.begun)
             return
         if utterance.stream is None:
             utterance.stream = self._rebuilt(utterance)
         self._conclude(utterance, ended, _joined(utterance.kept, utterance.stream.finish()))
 
-    def _conclude(self, utterance: _Utterance, ended: SpeechEnded, hypothesis: Hypothesis, finalized: Finalized | None = None) -> None:
+    def _conclude(self, utterance: _Utterance, ended: SpeechEnded, hypothesis: Hypothesis, begun: Begun | None = None) -> None:
         """Turn the last hypothesis into a final, or take the one that was made of it before."""
         self._utterance = None
         self._last_fed = utterance.fed_until
@@ -369,8 +374,11 @@ class Pipeline:
             self._empty_utterances += 1
             return
         self._utterances += 1
-        if finalized is None or finalized.transcript.ended_by_speaker != (ended.endpoint in SPEAKER_ENDED):
-            finalized = self._finalizer.finalize(self._draft(utterance, ended, hypothesis))
+        if begun is None or begun.transcript.ended_by_speaker != (ended.endpoint in SPEAKER_ENDED):
+            if begun:
+                self._finalizer.drop(begun)
+            begun = self._finalizer.begin(self._draft(utterance, ended, hypothesis))
+        finalized = self._finalizer.complete(begun)
         transcript = replace(finalized.transcript, endpoint=ended.endpoint, lost_samples=utterance.lost)
         self._emit_final(replace(finalized, transcript=transcript))
 
