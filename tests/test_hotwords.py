@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from voice.errors import ConfigInvalid
@@ -136,12 +136,12 @@ def walk(graph: HotwordGraph, token_ids: list[int]) -> list[float]:
     ],
 )
 def test_boosts_are_earned_by_the_token_and_given_back_when_the_match_breaks(tokens: list[int], earned: list[float]) -> None:
-    graph = HotwordGraph([((1, 2, 3), 20.0), ((4, 5), 20.0), ((4, 5, 6, 7), 20.0)])
+    graph = HotwordGraph([((1, 2, 3), 2.0), ((4, 5), 2.0), ((4, 5, 6, 7), 2.0)])
     assert walk(graph, tokens) == earned
 
 
 def test_a_match_goes_on_in_the_word_that_begins_inside_it() -> None:
-    graph = HotwordGraph([((1, 2, 3), 20.0), ((2, 9), 20.0)])
+    graph = HotwordGraph([((1, 2, 3), 2.0), ((2, 9), 2.0)])
     assert walk(graph, [1, 2, 9]) == [2, 2, 0, 0]  # 4 given back, 4 earned by the other word
     assert graph.potential(graph.step(ROOT, 1)[0]) == pytest.approx(4)
 
@@ -176,7 +176,7 @@ def test_without_hotwords_each_reading_is_its_likeliest_token_at_once() -> None:
 
 
 def test_a_hotword_wins_over_a_likelier_token_and_its_confidence_is_the_decoders() -> None:
-    graph = HotwordGraph([((1, 2), 20.0)])
+    graph = HotwordGraph([((1, 2), 2.0)])
     readings = readings_of([peak(1, 3, 3), peak(3, 2, 3), peak(4, 5, 3)])
     tokens = TokenSearch(VOCABULARY, graph).advance(readings)
     assert text_of(tokens) == "一二四"
@@ -188,7 +188,7 @@ def test_a_hotword_wins_over_a_likelier_token_and_its_confidence_is_the_decoders
 
 
 def test_an_open_match_is_not_committed_and_does_not_show_before_it_is_complete() -> None:
-    search = TokenSearch(VOCABULARY, HotwordGraph([((1, 2, 3), 20.0)]))
+    search = TokenSearch(VOCABULARY, HotwordGraph([((1, 2, 3), 2.0)]))
     first, second, third, broken = readings_of([peak(4, 1, 2), peak(5, 2, 2), peak(3, 4, 2), peak(4, 3, 30)])
     assert search.advance([first, second]) == []
     assert text_of(search.preview()) == "四五"
@@ -197,20 +197,22 @@ def test_an_open_match_is_not_committed_and_does_not_show_before_it_is_complete(
 
 
 def test_what_cannot_be_won_any_more_is_committed_before_the_match_ends() -> None:
-    search = TokenSearch(VOCABULARY, HotwordGraph([((1, 2, 3), 20.0)]))
+    search = TokenSearch(VOCABULARY, HotwordGraph([((1, 2, 3), 2.0)]))
     assert text_of(search.advance(readings_of([peak(4, 1, 7)]))) == "四"  # 7 nats behind; the word is worth 6
 
 
 def test_a_silent_firing_is_no_token_even_if_a_hotword_would_like_one() -> None:
-    search = TokenSearch(VOCABULARY, HotwordGraph([((1, 2), 20.0)]))
+    search = TokenSearch(VOCABULARY, HotwordGraph([((1, 2), 2.0)]))
     assert text_of(search.advance(readings_of([peak(1, 3, 5), peak(0, 2, 0.5)])) + search.finish()) == "一"
 
 
 @given(
     st.lists(st.lists(st.floats(-6, 0), min_size=6, max_size=6), min_size=1, max_size=5),
-    st.lists(st.tuples(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.sampled_from([5.0, 20.0, 50.0])), max_size=4),
+    st.lists(st.tuples(st.lists(st.integers(1, 5), min_size=1, max_size=3), st.sampled_from([0.5, 2.0, 5.0])), max_size=4),
     st.integers(1, 4),
 )
+@example([[0.0] * 6, [0.0, -2.0, 0.0, 0.0, 0.0, 0.0], *[[0.0] * 6] * 3], [([1, 1, 1], 0.5)], 1)  # a word that begins within itself
+@example([[0.0] * 6, [0.0] * 6, [0.0, 0.0, -1.0, 0.0, 0.0, 0.0]], [([2], 5.0), ([3], 5.0), ([2, 3], 0.5)], 1)
 def test_the_search_is_exact(scores: list[list[float]], words: list[tuple[list[int], float]], piece: int) -> None:
     """The best of all sequences, however the readings are handed over; what was committed stays."""
     for row in scores:
@@ -232,13 +234,18 @@ def test_the_search_is_exact(scores: list[list[float]], words: list[tuple[list[i
     assert score(tuple(VOCABULARY.tokens.index(character) for character in found)) == pytest.approx(best, abs=1e-4)
 
 
+def test_a_light_word_takes_nothing_from_a_heavy_one_that_it_begins_with() -> None:
+    graph = HotwordGraph([((1, 2), 5.0), ((1, 2, 3), 0.5)])
+    assert walk(graph, [1, 2, 3, 4]) == [5, 5, 0, 0, 0]
+
+
 def test_a_thousand_words_without_a_match_leave_the_likeliest_tokens() -> None:
     generator = np.random.default_rng(0)
     vocabulary = Vocabulary(tuple(map(str, range(400))), frozenset())
     rows = generator.normal(-12, 1, (40, 400))
     likeliest = generator.integers(0, 200, 40)
     rows[np.arange(40), likeliest] = 0
-    words = [(generator.integers(200, 400, generator.integers(2, 5)).tolist(), 20.0) for _ in range(1000)]
+    words = [(generator.integers(200, 400, generator.integers(2, 5)).tolist(), 2.0) for _ in range(1000)]
     search = TokenSearch(vocabulary, HotwordGraph(words))
     tokens = [token for reading in readings_of(rows.tolist()) for token in search.advance([reading])]
     assert [token.text for token in tokens] == [str(index) for index in likeliest], "and each at once"

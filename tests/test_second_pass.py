@@ -49,7 +49,7 @@ def test_hotwords_steer_the_second_pass_too(paraformer: Paraformer) -> None:
     samples, (text,) = example("air_conditioner")
     wrong = paraformer.vocabulary.tokens.index("零")
     right = [paraformer.vocabulary.tokens.index(character) for character in text]
-    graph = HotwordGraph([((right[0], wrong), 100.0)])  # 10 nats: enough to overrule anybody
+    graph = HotwordGraph([((right[0], wrong), 10.0)])  # enough to overrule anybody
     assert text_of(SamePass(paraformer, lambda: graph).tokens(samples)).startswith(text[0] + "零")
 
 

@@ -2,7 +2,7 @@
 
 Words -> ``HotwordGraph``, an Aho-Corasick automaton: every state stands for the longest beginning of a hotword that the tokens so
 far end with. A token that goes on in a word earns its boost at once; a match that breaks gives it back, a word that was
-completed keeps it. Pure and immutable: the searches of many utterances share a graph.
+completed keeps it. The searches of many utterances share a graph.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import structlog
 
 from voice.transcript import CONTINUES
 
-_NATS_PER_WEIGHT = 0.1
-"""Log posterior that one unit of weight is worth for each token of the word: 20 lets a token be e^2 times less likely than another."""
+_NATS_PER_WEIGHT = 0.15
+"""Log posterior that one unit of weight is worth for each token of the word: 20 lets a token be e^3 times less likely than another.
+bench/README.md has what others bring."""
 ROOT = 0
 
 log = structlog.get_logger()
@@ -30,34 +31,26 @@ class _State:
     value: float = 0.0
     """Boost earned on the way here, from the first token of the match."""
     keep: float = 0.0
-    """What of it stays when the match breaks here: that of the longest word completed on the way."""
-    reach: float = 0.0
-    """The most that can have been earned at the end of this match, or of one that begins inside it."""
+    """What of it stays when the match breaks here: that of words completed on the way."""
 
 
 class HotwordGraph:
     """The automaton. State ``ROOT`` stands for no match."""
 
     def __init__(self, words: Iterable[tuple[Sequence[int], float]] = ()) -> None:
-        """Take words as token ids (at least one), each with its weight in FunASR's scale; a word may come twice."""
+        """Take words as token ids (at least one), each with its boost in nats per token; a word may come twice."""
         self._states = [_State()]
         complete: set[int] = set()
-        for token_ids, weight in words:
+        for token_ids, boost in words:
             state = ROOT
             for depth, token_id in enumerate(token_ids, 1):
                 state = self._states[state].next.setdefault(token_id, len(self._states))
                 if state == len(self._states):
                     self._states.append(_State())
-                self._states[state].value = max(self._states[state].value, depth * weight * _NATS_PER_WEIGHT)
+                self._states[state].value = max(self._states[state].value, depth * boost)
             complete.add(state)
-        order = self._link(complete)
-        for state in reversed(order):
-            node = self._states[state]
-            node.reach = max([node.value, *(self._states[child].reach for child in node.next.values())])
-        self._states[ROOT].reach = 0.0  # from where every word is as near as from anywhere
-        for state in order[1:]:
-            node = self._states[state]
-            node.reach = max(node.reach, node.keep + self._states[node.fail].reach)
+        self._link(complete)
+        self._leads: dict[tuple[int, int], float] = {}
 
     @property
     def is_empty(self) -> bool:
@@ -88,17 +81,35 @@ class HotwordGraph:
         return node.value - node.keep
 
     def potential(self, state: int) -> float:
-        """The most that may still be earned by going on from here, in nats, 0 at the root."""
-        node = self._states[state]
-        return node.reach - node.value
+        """The most that going on from here may earn over going on from the root with the same tokens, in nats."""
+        return self._lead(state, ROOT)
 
-    def _link(self, complete: set[int]) -> list[int]:
-        """Fail links and what is kept, breadth first; the order in which the states were seen."""
-        order = []
+    def _lead(self, state: int, behind: int) -> float:
+        """The same over going on from ``behind``, a match of fewer of the last tokens: they meet after as many as a word has."""
+        if state == behind:
+            return 0.0
+        lead = self._leads.get((state, behind))
+        if lead is None:
+            lead = self.unsettled(behind) - self.unsettled(state)  # both break
+            for token_id in self._ways_on(state):
+                (ahead, earned), (follower, earned_behind) = self.step(state, token_id), self.step(behind, token_id)
+                lead = max(lead, earned - earned_behind + self._lead(ahead, follower))
+            self._leads[state, behind] = lead
+        return lead
+
+    def _ways_on(self, state: int) -> set[int]:
+        """The tokens that go on in this match or in one that began inside it."""
+        token_ids: set[int] = set()
+        while state != ROOT:
+            token_ids |= self._states[state].next.keys()
+            state = self._states[state].fail
+        return token_ids
+
+    def _link(self, complete: set[int]) -> None:
+        """Fail links and what is kept, breadth first."""
         queue: deque[int] = deque([ROOT])
         while queue:
             state = queue.popleft()
-            order.append(state)
             node = self._states[state]
             for token_id, child_index in node.next.items():
                 child = self._states[child_index]
@@ -107,9 +118,9 @@ class HotwordGraph:
                     fallback = self._states[fallback].fail
                 child.fail = self._states[fallback].next.get(token_id, ROOT) if state != ROOT else ROOT
                 behind = self._states[child.fail]
-                child.keep = child.value if child_index in complete else max(node.keep, behind.keep)
+                child.value = max(child.value, node.keep + behind.value)  # a longer word takes nothing back from shorter ones
+                child.keep = child.value if child_index in complete else node.keep + behind.keep
                 queue.append(child_index)
-        return order
 
 
 class HotwordGraphs:
@@ -127,7 +138,7 @@ class HotwordGraphs:
         words = self._words()
         if words is not self._current:
             spelt = [(spell(word, self._token_ids), weight) for word, weight in words]
-            self._graph = HotwordGraph((ids, weight) for ids, weight in spelt if ids is not None)
+            self._graph = HotwordGraph((ids, weight * _NATS_PER_WEIGHT) for ids, weight in spelt if ids is not None)
             self._current = words
             unknown = sum(ids is None for ids, _ in spelt)
             if unknown:
