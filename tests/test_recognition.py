@@ -122,6 +122,14 @@ def test_confidence_is_a_posterior_and_falls_with_noise(paraformer: Paraformer) 
     assert noisy.confidence < clean.confidence - 0.05
 
 
+def test_temperature_changes_how_sure_it_is_and_not_what_it_reads(paraformer: Paraformer, funasr_model: Any) -> None:
+    samples, _ = example("temperature")
+    plain, less, more = (decode(model, samples) for model in (paraformer, Paraformer(funasr_model, 2.0), Paraformer(funasr_model, 0.5)))
+    assert less.text == plain.text == more.text
+    for low, middle, high in zip(less.tokens, plain.tokens, more.tokens, strict=True):
+        assert low.confidence < middle.confidence < high.confidence
+
+
 def decode(paraformer: Paraformer, samples: np.ndarray, preset: ChunkPreset = TRAINED) -> Hypothesis:
     stream = StreamingRecognizer(paraformer, preset).create_stream(0)
     stream.accept(samples)

@@ -85,6 +85,7 @@ class ModelSettings(Section):
     hub: Literal["ms", "hf"]
     device_type: Literal["auto", "cpu", "cuda"]
     num_threads: Annotated[int, Field(ge=1, le=256)] | None
+    temperature: Annotated[float, Field(ge=0.1, le=10)]
 
 
 class SlicedSettings(Section):

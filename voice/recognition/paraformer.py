@@ -112,8 +112,12 @@ class EncodedChunk:
 class Paraformer:
     """The loaded model."""
 
-    def __init__(self, model: FunasrModel) -> None:
+    def __init__(self, model: FunasrModel, temperature: float = 1.0) -> None:
         """Take a loaded ``ParaformerStreaming`` over; it is accelerated in place.
+
+        Args:
+            model: the model.
+            temperature: divides the logits: above 1 posteriors are less sure; which token is likeliest stays.
 
         Raises:
             ModelLoadFailed: its decoder is not causal.
@@ -126,6 +130,7 @@ class Paraformer:
         self._model = model
         self._module = model.module
         accelerate(model.module, pack=model.is_large and model.device == "cpu")
+        self._temperature = temperature
         self._threshold = np.float32(self._module.predictor.threshold)
         self._tail_weight = np.float32(self._module.predictor.tail_threshold)
         self._width: int = self._module.encoder.output_size()
@@ -236,7 +241,7 @@ class Paraformer:
         with self._torch.inference_mode():
             embeddings = self._torch.from_numpy(np.stack([firing.embedding for firing in firings]))[None].to(self._model.device)
             logits = self._module.decoder.forward_chunk(chunk.output, embeddings, cache)
-            log_posteriors = self._torch.log_softmax(logits[0], dim=-1).cpu().numpy()
+            log_posteriors = self._torch.log_softmax(logits[0] / self._temperature, dim=-1).cpu().numpy()
         if look_ahead:
             cache["decode_fsmn"] = [layer if layer is None else layer[:, :, : -len(look_ahead)] for layer in cache["decode_fsmn"]]
         readings = [
