@@ -84,6 +84,11 @@ def check_guarantees(events: list[Event]) -> None:
     assert open_id is None, "an utterance with a partial has no final"
 
 
+def resident_bytes(pid: int) -> int:
+    """Memory of a process, as Linux counts it."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def of_type(events: list[Event], kind: str) -> list[Event]:
     """Events whose type ends in ``kind``."""
     return [event for event in events if event["type"].endswith(kind)]

@@ -17,6 +17,7 @@ from voice.config import load_settings
 from voice.daemon import Daemon, StopRequest
 from voice.errors import InputUnreadable
 from voice.finalization.finalizer import Finalizer
+from voice.output.event_queue import EventQueue
 from voice.output.writer import EventWriter
 from voice.pipeline import Pipeline
 
@@ -50,7 +51,7 @@ def serve(source: Script, recognizer: CountingRecognizer, expect: type[Exception
     """Events and exit code of a run; they go through a real pipe."""
     pipeline = Pipeline(SETTINGS, LoudnessVad(), recognizer, Finalizer(), trace_ids())
     read_end, write_end = os.pipe()
-    daemon = Daemon(load_settings({}, environment={}), "streaming", EventWriter(write_end, lambda: 0), StopRequest())
+    daemon = Daemon(load_settings({}, environment={}), "streaming", EventQueue(EventWriter(write_end, lambda: 0)), StopRequest())
     code = None
     try:
         if expect:
@@ -59,6 +60,7 @@ def serve(source: Script, recognizer: CountingRecognizer, expect: type[Exception
         else:
             code = daemon._serve(source, Service(pipeline, "scripted", (), None))
     finally:
+        daemon._writer.close(5)
         os.close(write_end)
     with os.fdopen(read_end, encoding="utf-8") as lines:
         events = [json.loads(line) for line in lines]

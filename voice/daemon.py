@@ -7,6 +7,7 @@ is decided here and nowhere else. It holds the source, the pipeline, the writer 
 from __future__ import annotations
 
 import functools
+import math
 import os
 import signal
 import sys
@@ -28,14 +29,19 @@ from voice.config import Mode, Settings
 from voice.errors import EXIT_BUG, EXIT_OK, AudioDeviceUnavailable, ErrorCode, InputError, OutputGone, VoiceError, describe
 from voice.finalization.emotion_thread import EmotionThread
 from voice.funasr_models import limit_spinning
+from voice.output.event_queue import EventQueue
 from voice.output.events import SCHEMA_VERSION, AnyEvent, ErrorEvent, FinalEvent, PartialEvent, StatusEvent, Totals
-from voice.output.writer import EventWriter, take_stdout
+from voice.output.writer import STDOUT_FILENO, take_stdout
 from voice.pipeline import UtteranceSummary
+from voice.stderr_pump import end_pump, pump_stderr
 from voice.transcript import Endpoint
 
 _READ_TIMEOUT_SEC = 0.25
 _DRAIN_SEC = 2.0
 """Audio that waits at a stop is decoded for so long; the rest counts as lost, so that the final comes within 3 s."""
+_STALLED_READER_SEC = 3.0
+"""At the end a reader that does not read gets so long."""
+_LAST_LOG_LINES_SEC = 0.5
 _LATE_EMOTIONS_SEC, _LATE_EMOTIONS_STOPPED_SEC = 10.0, 0.5
 """At the end of the input, or at a stop, emotions that are still being heard are waited for so long."""
 _MAX_FAILURES_IN_A_ROW = 5
@@ -48,8 +54,13 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.requested = False
+        self._requested_at = math.inf
         self.interrupts = False
         """While set, the first signal raises ``Interrupted`` instead of waiting to be noticed."""
+
+    def is_overdue(self) -> bool:
+        """Whether the stop was requested so long ago that a stalled reader is given up."""
+        return time.monotonic() - self._requested_at > _STALLED_READER_SEC
 
     def install(self) -> None:
         """Take the signals over; main thread only."""
@@ -60,7 +71,7 @@ class StopRequest:
         del frame
         if self.requested:
             os._exit(128 + number)
-        self.requested = True
+        self.requested, self._requested_at = True, time.monotonic()
         if self.interrupts:
             raise Interrupted
 
@@ -72,7 +83,7 @@ class Interrupted(BaseException):
 class Daemon:
     """One run of the service."""
 
-    def __init__(self, settings: Settings, mode: Mode, writer: EventWriter, stop: StopRequest) -> None:
+    def __init__(self, settings: Settings, mode: Mode, writer: EventQueue, stop: StopRequest) -> None:
         self._settings = settings
         self._mode: Mode = mode
         self._writer = writer
@@ -229,30 +240,36 @@ class Daemon:
 
 
 def run_service(settings: Settings, mode: Mode) -> int:
-    """Run the service in this process: takes stdout and the signals over. Returns the exit code; never raises."""
+    """Run the service in this process: takes stdout, stderr and the signals over. Returns the exit code; never raises."""
     try:
         writer = take_stdout(lambda: time.time_ns() // 1_000_000)
     except OutputGone as error:
         log.error("output_gone", error=describe(error))
         return error.exit_code
-    limit_spinning()
+    pump = pump_stderr(STDOUT_FILENO)
     stop = StopRequest()
+    queue = EventQueue(writer, stop.is_overdue)
+    daemon = Daemon(settings, mode, queue, stop)
+    limit_spinning()
     stop.install()
-    daemon = Daemon(settings, mode, writer, stop)
-    code = _run(daemon, writer)
+    try:
+        code = _exit_code(daemon, queue)
+        queue.close(_STALLED_READER_SEC)
+    except OutputGone as error:
+        log.error("output_gone", error=describe(error), lines=queue.num_lines)
+        code = error.exit_code
+    end_pump(pump, _LAST_LOG_LINES_SEC)
     if daemon.computing:  # at its end the interpreter would cut the thread off within torch, and that may abort
-        sys.stderr.flush()
         os._exit(code)
     return code
 
 
-def _run(daemon: Daemon, writer: EventWriter) -> int:
-    """The exit code; what went wrong is said in the log and, if stdout can still be written, in an event."""
+def _exit_code(daemon: Daemon, writer: EventQueue) -> int:
+    """What went wrong is said in the log and, if somebody reads, in an event."""
     try:
         return daemon.run()
-    except OutputGone as error:
-        log.error("output_gone", error=describe(error), lines=writer.num_lines)
-        return error.exit_code
+    except OutputGone:
+        raise
     except VoiceError as error:
         log.error("service_failed", error=describe(error), exit_code=error.exit_code)
         return _report(writer, error.error_code, error, error.exit_code)
@@ -261,12 +278,9 @@ def _run(daemon: Daemon, writer: EventWriter) -> int:
         return _report(writer, "runtime_error", error, EXIT_BUG)
 
 
-def _report(writer: EventWriter, code: ErrorCode, error: Exception, exit_code: int) -> int:
+def _report(writer: EventQueue, code: ErrorCode, error: Exception, exit_code: int) -> int:
     """Tell the reader of stdout why the service leaves."""
-    try:
-        writer.write(ErrorEvent(trace_id=new_trace_id(), error_code=code, message=describe(error), recoverable=False))
-    except OutputGone as gone:
-        log.error("output_gone", error=describe(gone))
+    writer.write(ErrorEvent(trace_id=new_trace_id(), error_code=code, message=describe(error), recoverable=False))
     return exit_code
 
 

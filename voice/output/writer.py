@@ -2,7 +2,7 @@
 
 Events -> lines. It holds a private duplicate of file descriptor 1 and the sequence number; descriptor 1 itself points at
 stderr from then on, so that a ``print`` in a library, a progress bar or C code lands in the log. Each line is stamped,
-written whole and flushed at once. Raises ``OutputGone`` when nobody reads any more. Worker thread.
+written whole and flushed at once. Raises ``OutputGone`` when nobody reads any more. Writer thread.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import os
 import select
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from voice.errors import OutputGone, describe
 from voice.output.events import AnyEvent
+
+STDOUT_FILENO = 1
 
 
 class EventWriter:
@@ -34,9 +37,15 @@ class EventWriter:
 
     def write(self, event: AnyEvent) -> None:
         """Write one line."""
-        stamped = event.model_copy(update={"ts": self._now_ms(), "seq": self._seq + 1})
-        line = json.dumps(stamped.model_dump(), ensure_ascii=False, allow_nan=False, separators=(", ", ": ")) + "\n"
-        data = memoryview(line.encode("utf-8", errors="replace"))
+        self.write_fields(event.model_dump())
+
+    def write_fields(self, fields: dict[str, Any]) -> None:
+        """Write an event's fields as one line, stamped.
+
+        Raises:
+            OutputGone: it cannot be written.
+        """
+        data = memoryview(encode({**fields, "ts": self._now_ms(), "seq": self._seq + 1}))
         try:
             while data:
                 data = data[os.write(self._file_descriptor, data) :]
@@ -58,6 +67,11 @@ class EventWriter:
             raise OutputGone("stdout cannot be written: its reader is gone")
 
 
+def encode(fields: dict[str, Any]) -> bytes:
+    """An event's fields as a line in UTF-8; half a character becomes ``?``."""
+    return (json.dumps(fields, ensure_ascii=False, allow_nan=False, separators=(", ", ": ")) + "\n").encode("utf-8", errors="replace")
+
+
 def take_stdout(now_ms: Callable[[], int]) -> EventWriter:
     """Make stdout the events' own; whatever else writes to descriptor 1 or ``sys.stdout`` reaches stderr.
 
@@ -68,8 +82,8 @@ def take_stdout(now_ms: Callable[[], int]) -> EventWriter:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
     try:
-        own = os.dup(1)
-        os.dup2(2, 1)
+        own = os.dup(STDOUT_FILENO)
+        os.dup2(2, STDOUT_FILENO)
     except OSError as error:
         raise OutputGone(f"stdout is not open: {describe(error)}") from error
     if sys.platform == "win32":
@@ -77,5 +91,5 @@ def take_stdout(now_ms: Callable[[], int]) -> EventWriter:
 
         msvcrt.setmode(own, os.O_BINARY)
     # A new object, as the old one remembers what kind of file it was opened on.
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    sys.stdout = open(STDOUT_FILENO, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     return EventWriter(own, now_ms)
