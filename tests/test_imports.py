@@ -13,7 +13,16 @@ ROOT = Path(__file__).resolve().parent.parent
 STAGES = ("capture", "endpointing", "recognition", "finalization", "output")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("voice", "voice.audio", "voice.transcript", "voice.errors"),
-    ("voice.config", "voice.logs", "voice.stderr_pump", "voice.hotword_list", "voice.model_store", "voice.funasr_models"),
+    (
+        "voice.config",
+        "voice.logs",
+        "voice.stderr_pump",
+        "voice.parent",
+        "voice.control",
+        "voice.hotword_list",
+        "voice.model_store",
+        "voice.funasr_models",
+    ),
     tuple(f"voice.{stage}" for stage in STAGES),
     ("voice.pipeline",),
     ("voice.build",),

@@ -75,6 +75,12 @@ def _parser(mode: Mode) -> argparse.ArgumentParser:
     audio.add_argument("--sample-rate", dest="audio.sample_rate", metavar="HZ", help="rate of the PCM on stdin")
     audio.add_argument("--realtime", dest="audio.realtime", action="store_true", help="read a file at the pace it was spoken in")
 
+    process = parser.add_argument_group("process")
+    process.add_argument("--control", dest="control", metavar="off|stdin", help="take commands on stdin, a JSON line each")
+    process.add_argument(
+        "--exit-with-parent", dest="exit_with_parent", action=argparse.BooleanOptionalAction, help="leave when the parent process ends"
+    )
+
     model = parser.add_argument_group("models")
     model.add_argument("--embedded", dest="embedded", action="store_true", help="use the small models that ship with the repository")
     model.add_argument("--model-dir", dest="model_dir", metavar="DIR", help="local directory of the recognition model")

@@ -86,6 +86,7 @@ class ModelSettings(Section):
     device_type: Literal["auto", "cpu", "cuda"]
     num_threads: Annotated[int, Field(ge=1, le=256)] | None
     temperature: Annotated[float, Field(ge=0.1, le=10)]
+    max_failures: Annotated[int, Field(ge=0, le=1_000)]
 
 
 class SlicedSettings(Section):
@@ -153,6 +154,8 @@ class Settings(BaseSettings):
     model_dir: str | None
     embedded: bool
     hotwords: Annotated[str, Field(min_length=1)] | tuple[str, ...]
+    control: Literal["off", "stdin"]
+    exit_with_parent: bool | None
     audio: AudioSettings
     vad: VadSettings
     model: ModelSettings
@@ -193,6 +196,8 @@ class Settings(BaseSettings):
         broken = []
         if self.embedded and self.model_dir is not None:
             broken.append("embedded and model_dir exclude each other: one model at a time")
+        if self.control == "stdin" and self.audio.input == "-":
+            broken.append("control: stdin is the audio input; commands need it for themselves")
         if left and any(self.look_backs):
             broken.append(
                 f"chunk_size: {[left, chunk, right]} with look-backs {list(self.look_backs)} feeds the left frames twice; "

@@ -26,12 +26,25 @@ from voice.capture.pcm_stream import PcmStream
 from voice.capture.source import AudioSource
 from voice.capture.wav_file import WavFile
 from voice.config import Mode, Settings
-from voice.errors import EXIT_BUG, EXIT_OK, AudioDeviceUnavailable, ErrorCode, InputError, OutputGone, VoiceError, describe
+from voice.control import ControlChannel
+from voice.errors import (
+    EXIT_BUG,
+    EXIT_OK,
+    EXIT_OUTPUT,
+    AudioDeviceUnavailable,
+    ControlInvalid,
+    ErrorCode,
+    InputError,
+    OutputGone,
+    VoiceError,
+    describe,
+)
 from voice.finalization.emotion_thread import EmotionThread
 from voice.funasr_models import limit_spinning
 from voice.output.event_queue import EventQueue
 from voice.output.events import SCHEMA_VERSION, AnyEvent, ErrorEvent, FinalEvent, PartialEvent, StatusEvent, Totals
 from voice.output.writer import STDOUT_FILENO, take_stdout
+from voice.parent import stdin_is_pipe, watch_parent
 from voice.pipeline import UtteranceSummary
 from voice.stderr_pump import end_pump, pump_stderr
 from voice.transcript import Endpoint
@@ -39,18 +52,18 @@ from voice.transcript import Endpoint
 _READ_TIMEOUT_SEC = 0.25
 _DRAIN_SEC = 2.0
 """Audio that waits at a stop is decoded for so long; the rest counts as lost, so that the final comes within 3 s."""
+STDIN_FILENO = 0
 _STALLED_READER_SEC = 3.0
 """At the end a reader that does not read gets so long."""
 _LAST_LOG_LINES_SEC = 0.5
 _LATE_EMOTIONS_SEC, _LATE_EMOTIONS_STOPPED_SEC = 10.0, 0.5
 """At the end of the input, or at a stop, emotions that are still being heard are waited for so long."""
-_MAX_FAILURES_IN_A_ROW = 5
 
 log = structlog.get_logger()
 
 
 class StopRequest:
-    """SIGINT and SIGTERM: the first asks to stop, the second leaves at once."""
+    """SIGINT and SIGTERM: the first asks to stop, the second leaves at once. So does the command ``stop`` once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -64,14 +77,19 @@ class StopRequest:
 
     def install(self) -> None:
         """Take the signals over; main thread only."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):  # the last is Windows' CTRL_BREAK
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), self._handle)
+
+    def request(self) -> None:
+        """Ask to stop, from wherever."""
+        self.requested, self._requested_at = True, time.monotonic()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self.requested:
             os._exit(128 + number)
-        self.requested, self._requested_at = True, time.monotonic()
+        self.request()
         if self.interrupts:
             raise Interrupted
 
@@ -92,6 +110,8 @@ class Daemon:
         self._compute_sec = 0.0
         self._queue_peak_sec = 0.0
         self._emotion: EmotionThread | None = None
+        self._control = ControlChannel(STDIN_FILENO) if settings.control == "stdin" else None
+        self._muted = False
 
     @property
     def computing(self) -> bool:
@@ -149,6 +169,7 @@ class Daemon:
         try:
             while not source.ended and not self._stop.requested:
                 self._writer.check_reader()
+                self._obey(service)
                 block = source.read(_READ_TIMEOUT_SEC)
                 if block is not None:
                     self._process(source, service, block)
@@ -161,6 +182,24 @@ class Daemon:
             return error.exit_code
         self._drain(source, service)
         return EXIT_OK
+
+    def _obey(self, service: Service) -> None:
+        """Follow the commands that arrived."""
+        for command in self._control.take() if self._control else ():
+            if isinstance(command, ControlInvalid):
+                log.warning("control_invalid", error=describe(command))
+                self._write(service.pipeline.report_error(command.error_code, describe(command), recoverable=True))
+                continue
+            log.info("command", command=command)
+            if command == "stop":
+                self._stop.request()
+            elif command == "endpoint":
+                self._guarded(service, lambda: service.pipeline.finish("requested"))
+            elif self._muted != (command == "mute"):
+                self._muted = command == "mute"
+                if self._muted:
+                    self._guarded(service, lambda: service.pipeline.finish("muted"))
+                self._status("muted" if self._muted else "listening")
 
     def _drain(self, source: AudioSource, service: Service) -> None:
         """Finish: what waits is decoded while there is time, the utterance in flight gets its final."""
@@ -183,6 +222,9 @@ class Daemon:
         self._write(service.pipeline.late_emotions(_LATE_EMOTIONS_STOPPED_SEC if self._stop.requested else 0.0, last=True))
 
     def _process(self, source: AudioSource, service: Service, block: AudioBlock) -> None:
+        if self._muted:
+            service.pipeline.skip(block)
+            return
         self._guarded(service, lambda: service.pipeline.process(block, source.waiting_sec))
         self._queue_peak_sec = max(self._queue_peak_sec, source.waiting_sec)
 
@@ -199,7 +241,7 @@ class Daemon:
             except Exception as error:
                 self._failures_in_a_row += 1
                 log.exception("inference_failed", in_a_row=self._failures_in_a_row)
-                if self._failures_in_a_row > _MAX_FAILURES_IN_A_ROW:
+                if self._failures_in_a_row > self._settings.model.max_failures:
                     raise
                 call = functools.partial(service.pipeline.recover, error)
         if any(isinstance(event, PartialEvent | FinalEvent) for event in events) and not any(
@@ -252,6 +294,8 @@ def run_service(settings: Settings, mode: Mode) -> int:
     daemon = Daemon(settings, mode, queue, stop)
     limit_spinning()
     stop.install()
+    if settings.exit_with_parent or (settings.exit_with_parent is None and settings.audio.input != "-" and stdin_is_pipe()):
+        watch_parent(_leave_orphaned)
     try:
         code = _exit_code(daemon, queue)
         queue.close(_STALLED_READER_SEC)
@@ -262,6 +306,12 @@ def run_service(settings: Settings, mode: Mode) -> int:
     if daemon.computing:  # at its end the interpreter would cut the thread off within torch, and that may abort
         os._exit(code)
     return code
+
+
+def _leave_orphaned() -> None:
+    """At once: whoever would have read a final is gone."""
+    log.error("parent_gone", exit_code=EXIT_OUTPUT)
+    os._exit(EXIT_OUTPUT)
 
 
 def _exit_code(daemon: Daemon, writer: EventQueue) -> int:

@@ -4,6 +4,7 @@
 
     VoiceError
     ├── ConfigInvalid            exit 2   bad command line, environment or settings file
+    ├── ControlInvalid                    a line on the control channel that is no command; the service goes on
     ├── ModelLoadFailed          exit 3   a model is missing, incomplete, of the wrong shape, or not to be downloaded
     ├── InputError               exit 4
     │   ├── InputUnreadable               a file or stream that cannot be read as audio
@@ -34,6 +35,7 @@ ErrorCode = Literal[
     "second_pass_failed",
     "model_load_failed",
     "config_invalid",
+    "control_invalid",
     "runtime_error",
 ]
 
@@ -61,6 +63,12 @@ class ConfigInvalid(VoiceError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+class ControlInvalid(VoiceError):
+    """A line on the control channel is no command."""
+
+    error_code: ErrorCode = "control_invalid"
 
 
 class ModelLoadFailed(VoiceError):

@@ -169,8 +169,14 @@ class Pipeline:
         lost = round((len(block.samples) + block.lost_frames) * SAMPLE_RATE_HZ / block.rate_hz)
         self._count_loss(lost, "audio that waited at the stop was discarded")
 
+    def skip(self, block: AudioBlock) -> None:
+        """Let time pass over a block that is not to be heard, after ``finish``; nothing is lost by that."""
+        for chunk in self._resampler.accept(block):
+            self._now += chunk.lost_samples + len(chunk.samples)
+        self._signal_start = self._now
+
     def finish(self, endpoint: Endpoint) -> list[AnyEvent]:
-        """End the utterance in flight, with everything the stages still hold."""
+        """End the utterance in flight, with everything the stages still hold; audio may follow."""
         self._unwindowed.extend(self._resampler.flush())
         self._ending = endpoint
         self._run()

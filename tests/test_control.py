@@ -1,0 +1,201 @@
+"""The parent process: its commands on stdin, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import EXAMPLES, RunningService, command, environment, example, final_texts, of_type, run_service, start_service
+
+from voice.control import ControlChannel, parse_command
+from voice.errors import ControlInvalid
+
+
+@pytest.mark.parametrize("name", ["mute", "unmute", "endpoint", "stop"])
+def test_a_command_is_a_json_object(name: str) -> None:
+    assert parse_command(b'{"command": "%s"}' % name.encode()) == name
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"mute",
+        b'"mute"',
+        b"[]",
+        b"{}",
+        b'{"command": "dance"}',
+        b'{"command": ["mute"]}',
+        b'{"command": "mute", "x": 1}',
+        b"\xff",
+        b"[" * 9_999,
+    ],
+)
+def test_anything_else_is_not_and_the_answer_shows_it(line: bytes) -> None:
+    answer = parse_command(line)
+    assert isinstance(answer, ControlInvalid)
+    assert len(str(answer)) < 400
+
+
+def test_lines_arrive_whole_in_whatever_pieces_and_the_last_one_needs_no_end() -> None:
+    read_end, write_end = os.pipe()
+    channel = ControlChannel(read_end)
+    for piece in (b'{"comm', b'and": "mute"}\r\n\n  \n{"command": "unmute"}\n{"command"', b': "stop"}'):
+        os.write(write_end, piece)
+        time.sleep(0.02)
+    os.close(write_end)
+    assert take(channel, 3) == ["mute", "unmute", "stop"]
+
+
+def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
+    read_end, write_end = os.pipe()
+    channel = ControlChannel(read_end)
+    os.write(write_end, b"x" * 20_000 + b'\n{"command": "stop"}\n')
+    *invalid, last = take(channel, 2)
+    assert last == "stop"
+    assert all(isinstance(answer, ControlInvalid) for answer in invalid)
+    os.close(write_end)
+
+
+def take(channel: ControlChannel, at_least: int) -> list[Any]:
+    taken: list[Any] = []
+    deadline = time.monotonic() + 10
+    while len(taken) < at_least and time.monotonic() < deadline:
+        taken += channel.take()
+        time.sleep(0.05)
+    return taken
+
+
+# --- the service --------------------------------------------------------------------------------------------------------
+
+
+def listen(name: str, mode: str = "streaming") -> RunningService:
+    wav = str(EXAMPLES / f"{name}.wav")
+    return start_service(mode, "--input", wav, "--realtime", "--control", "stdin", "--status-events", stdin=subprocess.PIPE)
+
+
+def send(service: RunningService, name: str) -> None:
+    assert service.process.stdin is not None
+    service.process.stdin.write(json.dumps({"command": name}).encode() + b"\n")
+
+
+def is_partial(event: dict[str, Any]) -> bool:
+    return bool(event["type"].endswith("partial"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["streaming", "sliced"])
+def test_mute_ends_the_utterance_hears_nothing_and_loses_nothing(mode: str) -> None:
+    service = listen("two_utterances", mode)
+    first = service.wait_for(is_partial)
+    send(service, "mute")
+    final = service.wait_for(lambda event: event["type"].endswith("final"))
+    assert (final["trace_id"], final["endpoint"]) == (first["trace_id"], "muted")
+    service.wait_for(lambda event: event.get("state") == "muted")
+    time.sleep(2)
+    send(service, "unmute")
+    service.wait_for(lambda event: event.get("state") == "listening")
+    events, code = service.finish()
+    assert code == 0
+    finals = of_type(events, "final")
+    assert [event["raw_text"] for event in finals[1:]] == [example("two_utterances")[1][1]]
+    assert finals[1]["start_ms"] == pytest.approx(4_736, abs=100), "time goes on while muted"
+    assert of_type(events, "status_event")[-1]["totals"]["lost_ms"] == 0
+    assert of_type(events, "error_event") == []
+
+
+@pytest.mark.slow
+def test_endpoint_gives_the_final_now_and_the_rest_is_an_utterance_of_its_own() -> None:
+    service = listen("temperature")
+    service.wait_for(lambda event: is_partial(event) and len(event["text"]) >= 5)
+    send(service, "endpoint")
+    first = service.wait_for(lambda event: event["type"].endswith("final"))
+    assert first["endpoint"] == "requested"
+    events, code = service.finish()
+    assert code == 0
+    first_text, *rest = final_texts(events)
+    (text,) = example("temperature")[1]
+    assert text.startswith(first_text[:4])
+    assert text.endswith(rest[-1][-2:]), "it goes on within a syllable, which may cost that one"
+    assert of_type(events, "status_event")[-1]["totals"]["lost_ms"] == 0
+
+
+@pytest.mark.slow
+def test_stop_is_a_graceful_stop() -> None:
+    service = listen("temperature")
+    partial = service.wait_for(is_partial)
+    send(service, "stop")
+    sent = time.monotonic()
+    events, code = service.finish()
+    assert time.monotonic() - sent < 3
+    (final,) = of_type(events, "final")
+    assert (code, final["endpoint"], final["trace_id"]) == (0, "shutdown", partial["trace_id"])
+
+
+@pytest.mark.slow
+def test_a_line_that_is_no_command_is_an_error_event_and_the_end_of_stdin_is_nothing() -> None:
+    service = listen("temperature")
+    service.wait_for(lambda event: event.get("state") == "listening")
+    assert service.process.stdin is not None
+    service.process.stdin.write(b"louder!\n")
+    service.process.stdin.close()
+    service.process.stdin = None
+    events, code = service.finish()
+    assert code == 0
+    (error,) = of_type(events, "error_event")
+    assert (error["error_code"], error["recoverable"]) == ("control_invalid", True)
+    assert error["message"].startswith("ControlInvalid: 'louder!' is not JSON")
+    assert final_texts(events) == list(example("temperature")[1])
+
+
+def test_stdin_cannot_be_both_audio_and_commands() -> None:
+    result = run_service("streaming", "--input", "-", "--control", "stdin")
+    assert result.returncode == 2
+    assert "control: stdin is the audio input" in result.stderr
+
+
+ORPHAN_MAKER = """
+import subprocess, sys, time
+process = subprocess.Popen(sys.argv[1:], stdin=subprocess.PIPE, stdout=open({stdout!r}, "w"))
+print(process.pid, flush=True)
+time.sleep(100)
+"""
+
+
+def is_running(pid: int) -> bool:
+    """Not ended, and no zombie that nobody waits for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("leaves", [True, False])
+def test_an_orphan_leaves_within_a_second_unless_told_otherwise(leaves: bool, tmp_path: Path) -> None:
+    flag = [] if leaves else ["--no-exit-with-parent"]
+    output = tmp_path / "events.jsonl"
+    service = command("streaming", "--input", str(EXAMPLES / "two_utterances.wav"), "--realtime", "--status-events", *flag)
+    parent = subprocess.Popen(
+        [sys.executable, "-c", ORPHAN_MAKER.format(stdout=str(output)), *service], stdout=subprocess.PIPE, env=environment()
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    try:
+        deadline = time.monotonic() + 60
+        while '"listening"' not in output.read_text() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        parent.kill()
+        parent.wait(10)
+        time.sleep(1)
+        assert is_running(pid) == (not leaves)
+    finally:
+        parent.stdout.close()
+        if is_running(pid):
+            os.kill(pid, signal.SIGTERM)
