@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 from harness import EMBEDDED_ASR
+from virtual_microphone import VirtualMicrophone
 
 from voice.funasr_models import FunasrModel, limit_spinning, load_model, set_num_threads
 from voice.recognition.paraformer import ChunkPreset, Paraformer
@@ -30,3 +34,14 @@ def funasr_model() -> FunasrModel:
 def paraformer(funasr_model: FunasrModel) -> Paraformer:
     """The embedded model behind our operations."""
     return Paraformer(funasr_model)
+
+
+@pytest.fixture
+def microphone(tmp_path: Path) -> Iterator[VirtualMicrophone]:
+    """A microphone that is there."""
+    virtual = VirtualMicrophone(tmp_path)
+    virtual.start()
+    try:
+        yield virtual
+    finally:
+        virtual.stop()

@@ -2,81 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
-from harness import ENTRIES, EXAMPLES, REPOSITORY, RunningService, environment, example, final_texts, of_type, start_service
+from harness import ENTRIES, EXAMPLES, REPOSITORY, environment, example, final_texts, of_type, start_service
+from virtual_microphone import NEEDS_PULSEAUDIO, VirtualMicrophone
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(
-        not (
-            shutil.which("pulseaudio")
-            and shutil.which("paplay")
-            and list(Path("/usr/lib").glob("*/alsa-lib/libasound_module_pcm_pulse.so"))
-        ),
-        reason="needs pulseaudio, pulseaudio-utils and libasound2-plugins (make test installs them on Debian)",
-    ),
-]
-
-
-@dataclass
-class VirtualMicrophone:
-    """A PulseAudio server whose default source is the monitor of a null sink."""
-
-    server: str
-    directory: Path
-
-    @property
-    def variables(self) -> dict[str, str]:
-        return {"PULSE_SERVER": self.server, "HOME": str(self.directory), "XDG_RUNTIME_DIR": str(self.directory)}
-
-    def control(self, *arguments: str) -> str:
-        return subprocess.run(
-            ["pactl", *arguments], env={**os.environ, **self.variables}, check=True, capture_output=True, text=True, timeout=10
-        ).stdout
-
-    def play(self, path: Path) -> None:
-        """Speak a file into the microphone; returns when it was heard."""
-        subprocess.run(["paplay", "--device=speaker", str(path)], env={**os.environ, **self.variables}, check=True, timeout=60)
-
-
-@pytest.fixture
-def microphone(tmp_path: Path) -> Iterator[VirtualMicrophone]:
-    server = f"unix:{tmp_path}/native"
-    virtual = VirtualMicrophone(server, tmp_path)
-    process = subprocess.Popen(
-        [
-            *("pulseaudio", "-n", "--daemonize=no", "--exit-idle-time=-1", "--log-level=error"),
-            *("-L", f"module-native-protocol-unix socket={tmp_path}/native auth-anonymous=1"),
-            *("-L", "module-null-sink sink_name=speaker rate=48000 channels=2"),
-        ],
-        env={**os.environ, **virtual.variables},
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        deadline = time.monotonic() + 10
-        while not (tmp_path / "native").exists() or "speaker.monitor" not in virtual.control("list", "short", "sources"):
-            assert process.poll() is None, "pulseaudio did not start"
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        virtual.control("set-default-source", "speaker.monitor")
-        yield virtual
-    finally:
-        process.terminate()
-        process.wait(timeout=10)
-
-
-def listen(microphone: VirtualMicrophone, mode: str, *arguments: str) -> RunningService:
-    return start_service(mode, "--input", "mic", "--status-events", *arguments, **microphone.variables)
+pytestmark = [pytest.mark.slow, NEEDS_PULSEAUDIO]
 
 
 def is_listening(event: dict) -> bool:
@@ -89,7 +24,7 @@ def is_final(event: dict) -> bool:
 
 @pytest.mark.parametrize("mode", ENTRIES)
 def test_what_is_played_into_the_microphone_comes_out_as_partials_and_a_final(microphone: VirtualMicrophone, mode: str) -> None:
-    service = listen(microphone, mode, "--device", "pul")  # a part of the name
+    service = microphone.listen(mode, "--device", "pul")  # a part of the name
     service.wait_for(is_listening)
     microphone.play(EXAMPLES / "temperature.wav")
     final = service.wait_for(is_final)
@@ -127,9 +62,9 @@ def test_nothing_overflows_while_models_load_and_the_first_words_are_recognised(
 
 
 def test_a_signal_in_the_middle_of_live_speech_gives_the_final_within_3_seconds(microphone: VirtualMicrophone) -> None:
-    service = listen(microphone, "streaming")
+    service = microphone.listen("streaming")
     service.wait_for(is_listening)
-    player = subprocess.Popen(["paplay", "--device=speaker", str(EXAMPLES / "temperature.wav")], env={**os.environ, **microphone.variables})
+    player = microphone.begin_to_play(EXAMPLES / "temperature.wav")
     partial = service.wait_for(lambda event: event["type"].endswith("partial") and len(event["text"]) >= 5)
     sent = time.monotonic()
     service.process.send_signal(signal.SIGTERM)
@@ -142,12 +77,12 @@ def test_a_signal_in_the_middle_of_live_speech_gives_the_final_within_3_seconds(
     assert final["raw_text"].startswith(partial["text"][: partial["stable_chars"]])
 
 
-def test_a_microphone_that_vanishes_ends_the_utterance_with_its_final_and_an_error(microphone: VirtualMicrophone) -> None:
-    service = listen(microphone, "streaming", "--device", "pulse")
+def test_without_waiting_a_microphone_that_vanishes_ends_the_utterance_and_the_service(microphone: VirtualMicrophone) -> None:
+    service = microphone.listen("streaming", "--device", "pulse", "--no-wait-for-device")
     service.wait_for(is_listening)
-    player = subprocess.Popen(["paplay", "--device=speaker", str(EXAMPLES / "temperature.wav")], env={**os.environ, **microphone.variables})
+    player = microphone.begin_to_play(EXAMPLES / "temperature.wav")
     partial = service.wait_for(lambda event: event["type"].endswith("partial") and len(event["text"]) >= 5)
-    microphone.control("unload-module", "module-null-sink")
+    microphone.unplug()
     events, code = service.finish()
     player.wait(timeout=10)
     (final,) = of_type(events, "final")
@@ -172,7 +107,7 @@ def test_list_devices_names_the_microphone(microphone: VirtualMicrophone) -> Non
 
 def test_final_texts_of_two_modes_agree_on_live_audio(microphone: VirtualMicrophone) -> None:
     """Both entries listen to the same microphone at once."""
-    services = [listen(microphone, mode, "--device", "pulse") for mode in ENTRIES]
+    services = [microphone.listen(mode, "--device", "pulse") for mode in ENTRIES]
     for service in services:
         service.wait_for(is_listening)
     microphone.play(EXAMPLES / "air_conditioner.wav")

@@ -34,6 +34,8 @@ class Script:
         self._failure = failure
         self.ended = False
 
+    recovers = False
+
     def read(self, timeout_sec: float) -> AudioBlock | None:
         if self._blocks:
             return self._blocks.pop(0)

@@ -392,7 +392,7 @@ def test_malformed_yaml_an_unknown_flag_and_a_refused_chunk_size_are_exit_2(tmp_
 
 
 def test_an_unknown_microphone_is_exit_4_and_an_index_out_of_range_exit_2() -> None:
-    named = run_service("streaming", "--device", "no such microphone")
+    named = run_service("streaming", "--device", "no such microphone", "--no-wait-for-device")
     assert (named.events[0]["error_code"], named.returncode) == ("audio_device_unavailable", 4)
     numbered = run_service("streaming", "--device", "999")
     assert numbered.returncode in (2, 4)  # 4 on a machine without PortAudio

@@ -45,6 +45,8 @@ class AudioBlock:
     """Frames per second of this block."""
     lost_frames: int = 0
     """Frames at ``rate_hz`` that the input lost directly before this block."""
+    loss_announced: bool = False
+    """The input raised an error when the loss began: it needs no second one."""
 
     @property
     def duration_sec(self) -> float:
@@ -61,6 +63,8 @@ class AudioChunk:
     """Index of the first sample; what was lost before it is already counted in."""
     lost_samples: int = 0
     """Samples lost directly before this chunk: the previous chunk ended at ``start_sample - lost_samples``."""
+    loss_announced: bool = False
+    """As of the block."""
     non_finite_samples: int = 0
     """Input values that were not finite and became 0."""
 

@@ -71,6 +71,9 @@ def _parser(mode: Mode) -> argparse.ArgumentParser:
     audio = parser.add_argument_group("input")
     audio.add_argument("--input", dest="audio.input", metavar="mic|FILE|-", help="microphone, audio file, or raw s16le mono PCM on stdin")
     audio.add_argument("--device", dest="audio.device", metavar="NAME|INDEX", help="microphone: part of its name, or its index")
+    audio.add_argument(
+        "--wait-for-device", dest="audio.wait_for_device", action=argparse.BooleanOptionalAction, help="wait for a microphone that is away"
+    )
     audio.add_argument("--channel", dest="audio.channel", metavar="mix|N", help="channel of the input, counted from 0")
     audio.add_argument("--sample-rate", dest="audio.sample_rate", metavar="HZ", help="rate of the PCM on stdin")
     audio.add_argument("--realtime", dest="audio.realtime", action="store_true", help="read a file at the pace it was spoken in")

@@ -111,7 +111,7 @@ class Daemon:
         self._queue_peak_sec = 0.0
         self._emotion: EmotionThread | None = None
         self._control = ControlChannel(STDIN_FILENO) if settings.control == "stdin" else None
-        self._muted = False
+        self._muted = self._away = False
 
     @property
     def computing(self) -> bool:
@@ -170,7 +170,7 @@ class Daemon:
             while not source.ended and not self._stop.requested:
                 self._writer.check_reader()
                 self._obey(service)
-                block = source.read(_READ_TIMEOUT_SEC)
+                block = self._read(source, service)
                 if block is not None:
                     self._process(source, service, block)
                 self._write(service.pipeline.late_emotions())
@@ -182,6 +182,25 @@ class Daemon:
             return error.exit_code
         self._drain(source, service)
         return EXIT_OK
+
+    def _read(self, source: AudioSource, service: Service) -> AudioBlock | None:
+        """The next block, if there is one; a microphone that may come back is said to be away, and back."""
+        try:
+            block = source.read(_READ_TIMEOUT_SEC)
+        except AudioDeviceUnavailable as error:
+            if not source.recovers:
+                raise
+            log.error("microphone_lost", error=describe(error))
+            self._write(service.pipeline.report_error(error.error_code, describe(error), recoverable=True))
+            self._guarded(service, lambda: service.pipeline.finish("audio_lost"))
+            self._status("audio_lost")
+            self._away = True
+            return None
+        if self._away and block is not None:
+            self._away = False
+            log.info("microphone_restored", lost_ms=round(1000 * block.lost_frames / block.rate_hz))
+            self._status("audio_restored")
+        return block
 
     def _obey(self, service: Service) -> None:
         """Follow the commands that arrived."""
@@ -354,6 +373,8 @@ def open_source(settings: Settings) -> AudioSource:
             latency_sec=audio.latency_sec,
             queue_sec=audio.queue_sec,
             stall_sec=audio.stall_ms / 1000,
+            zeros_sec=audio.zeros_sec,
+            wait_for_device=audio.wait_for_device,
         )
     )
 

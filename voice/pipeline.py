@@ -270,7 +270,8 @@ class Pipeline:
                 self._error("input_unreadable", f"NonFiniteAudio: {chunk.non_finite_samples} samples were not finite and became 0")
             self._non_finite += chunk.non_finite_samples
         if chunk.lost_samples:
-            self._count_loss(chunk.lost_samples, "audio was lost between device and recogniser")
+            reason = None if chunk.loss_announced else "audio was lost between device and recogniser"
+            self._count_loss(chunk.lost_samples, reason)
             if chunk.lost_samples < self._settings.endpointer.endpoint_silence:
                 samples = np.concatenate((np.zeros(chunk.lost_samples, np.float32), samples))
             else:
@@ -418,12 +419,13 @@ class Pipeline:
         stream.accept(self._history.slice(utterance.audio_start, utterance.fed_until))
         return stream
 
-    def _count_loss(self, lost: int, reason: str) -> None:
+    def _count_loss(self, lost: int, reason: str | None) -> None:
+        """Count it and say so, unless it is said (no reason), or belongs to an episode that is."""
         self._lost += lost
         if self._utterance:
             self._utterance.lost += lost
         at = self._now + len(self._window)
-        if self._last_loss is None or at - self._last_loss > _LOSS_EPISODE_SAMPLES:
+        if reason and (self._last_loss is None or at - self._last_loss > _LOSS_EPISODE_SAMPLES):
             message = f"AudioLost: {samples_to_ms(lost)} ms and what may follow: {reason}"
             self._error("audio_overrun", message, self._current_trace_id)
         self._last_loss = at + lost

@@ -1,9 +1,10 @@
-"""The microphone -> ``AudioBlock``, through PortAudio.
+"""The microphone -> ``AudioBlock``, through PortAudio, for as long as the process lives.
 
 The PortAudio callback copies, stamps and enqueues, nothing else. Every other PortAudio call runs on the capture-control thread, because
-they can hang; the caller waits with a deadline. Holds the queue between callback and worker: bounded in seconds, full it drops the
-newest, and what was lost is carried by the next block that fits. ``sounddevice`` is imported on that thread, so that a
-machine without PortAudio still runs on files.
+they can hang; nobody waits for one without a deadline, and a thread that hangs is left behind. A microphone that goes away is said once,
+then PortAudio is started anew and the device looked for by its name until it is back; the first block after that carries the gap. Holds
+the queue between callback and worker: bounded in seconds, full it drops the newest, and what was lost is carried by the next block
+that fits. ``sounddevice`` is imported on the control thread, so that a machine without PortAudio still runs on files.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _OPEN_TIMEOUT_SEC = 15.0
 _CLOSE_TIMEOUT_SEC = 2.0
 _FIRST_BLOCK_SEC = 5.0
 """Grace for the first block: PulseAudio's monitor sources were seen to take up to 2.3 s."""
+_FIRST_RETRY_SEC, _LONGEST_RETRY_SEC = 0.25, 2.0
 _CLOCK_SLACK_SEC = 0.1
 """Callbacks come in bursts: so much of a difference between the clock and the frames is no loss."""
 
@@ -52,104 +54,248 @@ class MicrophoneSettings:
     """Bound of the queue between callback and worker."""
     stall_sec: float
     """Without a frame for so long the microphone counts as lost."""
+    zeros_sec: float
+    """After so much exact silence the device is opened anew, once until it is heard again; 0 never."""
+    wait_for_device: bool
+    """Whether a microphone that is not there, or goes away, is waited for."""
 
 
 class Microphone:
-    """An open microphone."""
+    """A microphone that may come and go. Used by one thread."""
 
     def __init__(self, settings: MicrophoneSettings) -> None:
         """Open the device.
 
         Raises:
-            AudioDeviceUnavailable: no such device, no PortAudio, or it cannot be opened in time.
+            AudioDeviceUnavailable: no PortAudio; or, unless it is waited for, no such device, or it cannot be opened in time.
             ConfigInvalid: a device index that does not exist.
         """
         self._settings = settings
-        self._queue: queue.Queue[AudioBlock] = queue.Queue()
-        self._queued_sec = 0.0
-        self._lock = threading.Lock()
-        self._gap = GapMeter()
+        self._queue = BlockQueue(settings.queue_sec)
         self._control = _ControlThread()
-        self._last_frame_at = math.inf
-        self._failure: InputError | None = None
+        self._capture: _Capture | None = None
+        self._opening: Future[_Capture] | None = None
+        self._opening_until = self._next_try_at = 0.0
+        self._retry_sec = _FIRST_RETRY_SEC
+        self._audio_ended_at: float | None = None
+        self._zeros_sec = 0.0
+        self._failure: AudioDeviceUnavailable | None = None
         self.ended = False
-        self._stream, self._rate_hz, self.name = self._on_control_thread(self._open, _OPEN_TIMEOUT_SEC)
-        log.info("microphone_opened", device=self.name, rate_hz=self._rate_hz)
+        self._call(import_sounddevice, _OPEN_TIMEOUT_SEC)
+        try:
+            self._capture = self._call(lambda: self._open(anew=False), _OPEN_TIMEOUT_SEC)
+        except AudioDeviceUnavailable as error:
+            if not settings.wait_for_device:
+                raise
+            self._failure = error
+
+    @property
+    def recovers(self) -> bool:
+        """Whether reading may go on after an ``AudioDeviceUnavailable``."""
+        return self._settings.wait_for_device
 
     @property
     def waiting_sec(self) -> float:
         """Seconds of audio in the queue."""
-        return self._queued_sec
+        return self._queue.waiting_sec
 
     def read(self, timeout_sec: float) -> AudioBlock | None:
-        """The next block, or None when the device gave none in time."""
-        try:
-            block = self._queue.get(timeout=0 if self.ended else timeout_sec)
-        except queue.Empty:
-            if self.ended:
-                return None
-            silent_sec = time.monotonic() - self._last_frame_at
-            if self._failure or silent_sec > self._settings.stall_sec:
-                raise self._failure or AudioStalled(f"'{self.name}' delivered no audio for {silent_sec:.1f} s") from None
+        """The next block, or None when there was none in time.
+
+        Raises:
+            AudioDeviceUnavailable: the device is not there, or went away; said once until it is back.
+        """
+        if self._failure:
+            failure, self._failure = self._failure, None
+            raise failure
+        block = self._queue.get(0 if self.ended or self._capture is None else timeout_sec)
+        if block is not None:
+            self._watch_for_zeros(block)
+            return block
+        if self.ended:
             return None
-        with self._lock:
-            self._queued_sec -= block.duration_sec
-        return block
+        if self._capture is None:
+            self._reopen(timeout_sec)
+        elif lost := self._capture.failure(self._settings.stall_sec):
+            self._abandon()
+            raise lost
+        return None
 
     def close(self) -> None:
         """Stop the device. A PortAudio that hangs is left behind on its thread."""
         if self.ended:
             return
         self.ended = True
+        if self._capture is None:
+            return
         try:
-            self._on_control_thread(self._stream.close, _CLOSE_TIMEOUT_SEC)
+            self._call(self._capture.close, _CLOSE_TIMEOUT_SEC)
         except AudioDeviceUnavailable as error:
-            log.warning("microphone_close_failed", device=self.name, error=describe(error))
+            log.warning("microphone_close_failed", device=self._capture.name, error=describe(error))
 
-    def _on_control_thread(self, call: Callable[[], Any], timeout_sec: float) -> Any:
-        try:
-            return self._control.submit(call).result(timeout_sec)
-        except (InputError, ConfigInvalid):
-            raise
-        except CallTimeout:
-            raise AudioDeviceUnavailable(f"PortAudio did not answer within {timeout_sec:.0f} s") from None
-        except Exception as error:  # PortAudioError and what its bindings raise: all mean that there is no microphone
-            raise AudioDeviceUnavailable(describe(error)) from error
+    def _call(self, call: Callable[[], Any], timeout_sec: float) -> Any:
+        """Have it done on the control thread."""
+        return _result(self._control.submit(call), timeout_sec)
 
-    def _open(self) -> tuple[Any, int, str]:
+    def _open(self, *, anew: bool) -> _Capture:
+        """Control thread. PortAudio knows only the devices that were there when it was started."""
         sounddevice = import_sounddevice()
-        index, device = find_device(sounddevice.query_devices(), sounddevice.default.device[0], self._settings.device)
+        if anew:
+            sounddevice._terminate()  # noqa: SLF001 -- the only way to start PortAudio anew
+            sounddevice._initialize()  # noqa: SLF001
+        return _Capture(sounddevice, self._settings, self._queue, self._audio_ended_at)
+
+    def _abandon(self) -> None:
+        """The device is of no use any more; begin to look for it."""
+        capture, self._capture = self._capture, None
+        if capture:
+            self._audio_ended_at = capture.last_frame_at
+            self._control.submit(capture.close)  # before the next opening, on the same thread
+        self._retry_sec, self._next_try_at = _FIRST_RETRY_SEC, time.monotonic()
+        self._zeros_sec = 0.0
+
+    def _reopen(self, timeout_sec: float) -> None:
+        """Go on with the search, for so long."""
+        now = time.monotonic()
+        if self._opening is None:
+            if now < self._next_try_at:
+                time.sleep(min(timeout_sec, self._next_try_at - now))
+                return
+            self._opening = self._control.submit(lambda: self._open(anew=True))
+            self._opening_until = now + _OPEN_TIMEOUT_SEC
+        try:
+            self._capture = _result(self._opening, timeout_sec)
+        except AudioDeviceUnavailable as error:
+            if not self._opening.done():
+                if time.monotonic() < self._opening_until:
+                    return
+                self._control = _ControlThread()  # the old one hangs
+            log.debug("microphone_not_back", error=describe(error), again_in_sec=self._retry_sec)
+        except ConfigInvalid as error:  # an index that is not there for now
+            log.debug("microphone_not_back", error=describe(error), again_in_sec=self._retry_sec)
+        self._opening = None
+        self._next_try_at = time.monotonic() + self._retry_sec
+        self._retry_sec = min(2 * self._retry_sec, _LONGEST_RETRY_SEC)
+
+    def _watch_for_zeros(self, block: AudioBlock) -> None:
+        """Exact silence is legal, a muted microphone; but some drivers fall into it for good. So open once more in each episode."""
+        if block.samples.any():
+            self._zeros_sec = 0.0
+            return
+        before, self._zeros_sec = self._zeros_sec, self._zeros_sec + block.duration_sec
+        limit = self._settings.zeros_sec
+        if limit and before < limit <= self._zeros_sec and self._capture:
+            log.warning("microphone_delivers_zeros", device=self._capture.name, seconds=round(limit), action="opened anew, once")
+            self._abandon()
+            self._zeros_sec = 2 * limit  # the episode goes on
+
+
+def _result(future: Future[Any], timeout_sec: float) -> Any:
+    """What a call on the control thread gave; whatever PortAudio raises means that there is no microphone."""
+    try:
+        return future.result(timeout_sec)
+    except (InputError, ConfigInvalid):
+        raise
+    except CallTimeout:
+        raise AudioDeviceUnavailable(f"PortAudio did not answer within {timeout_sec:g} s") from None
+    except Exception as error:
+        raise AudioDeviceUnavailable(describe(error)) from error
+
+
+class BlockQueue:
+    """Blocks between callback and worker, bounded in seconds."""
+
+    def __init__(self, max_sec: float) -> None:
+        self._max_sec = max_sec
+        self._blocks: queue.SimpleQueue[AudioBlock] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self.waiting_sec = 0.0
+
+    def put(self, block: AudioBlock) -> bool:
+        """False where there is no room."""
+        with self._lock:
+            if self.waiting_sec + block.duration_sec > self._max_sec:
+                return False
+            self.waiting_sec += block.duration_sec
+        self._blocks.put(block)
+        return True
+
+    def get(self, timeout_sec: float) -> AudioBlock | None:
+        """The oldest block; None when there was none in time."""
+        try:
+            block = self._blocks.get(timeout=timeout_sec) if timeout_sec else self._blocks.get_nowait()
+        except queue.Empty:
+            return None
+        with self._lock:
+            self.waiting_sec -= block.duration_sec
+        return block
+
+
+class _Capture:
+    """One opening of a device. Made and closed on the control thread."""
+
+    def __init__(self, sounddevice: Any, settings: MicrophoneSettings, blocks: BlockQueue, audio_ended_at: float | None) -> None:
+        """Open and start.
+
+        Args:
+            sounddevice: the module.
+            settings: which device, and how.
+            blocks: where its audio goes.
+            audio_ended_at: end of the audio before it, on the monotonic clock: from there on audio is missing. None at the first.
+        """
+        self._blocks = blocks
+        self._gap = GapMeter()
+        self._audio_ended_at = audio_ended_at
+        self._closing = False
+        self._finished = False
+        index, device = find_device(sounddevice.query_devices(), sounddevice.default.device[0], settings.device)
+        self.name: str = device["name"]
         self._rate_hz = int(device["default_samplerate"])
-        self.name = device["name"]
-        stream = sounddevice.InputStream(
+        self.last_frame_at = time.monotonic()
+        self._first_block_until = self.last_frame_at + _FIRST_BLOCK_SEC
+        self._stream = sounddevice.InputStream(
             device=index,
             samplerate=self._rate_hz,
-            channels=min(self._settings.channels, device["max_input_channels"]),
+            channels=min(settings.channels, device["max_input_channels"]),
             dtype="float32",
-            blocksize=round(self._rate_hz * self._settings.block_sec),
-            latency=self._settings.latency_sec,
+            blocksize=round(self._rate_hz * settings.block_sec),
+            latency=settings.latency_sec,
             callback=self._callback,
-            finished_callback=self._finished,
+            finished_callback=self._finish,
         )
-        self._last_frame_at = time.monotonic() + _FIRST_BLOCK_SEC
-        stream.start()
-        return stream, self._rate_hz, device["name"]
+        self._stream.start()
+        log.info("microphone_opened", device=self.name, rate_hz=self._rate_hz)
+
+    def failure(self, stall_sec: float) -> AudioDeviceLost | None:
+        """Why nothing more comes, if that is so."""
+        if self._finished:
+            return AudioDeviceLost(f"'{self.name}' stopped delivering audio")
+        now = time.monotonic()
+        silent_sec = now - self.last_frame_at
+        if now > self._first_block_until and silent_sec > stall_sec:
+            return AudioStalled(f"'{self.name}' delivered no audio for {silent_sec:.1f} s")
+        return None
+
+    def close(self) -> None:
+        """Stop the device."""
+        self._closing = True
+        self._stream.close()
 
     def _callback(self, frames: np.ndarray, num_frames: int, time_info: Any, status: Any) -> None:
         del time_info
-        now = self._last_frame_at = time.monotonic()
+        if self._closing:
+            return
+        now = self.last_frame_at = time.monotonic()
         lost = self._gap.lost_frames(now, num_frames, self._rate_hz, overflowed=bool(status.input_overflow))
-        block = AudioBlock(frames.copy(), self._rate_hz, lost)
-        with self._lock:
-            if self._queued_sec + block.duration_sec > self._settings.queue_sec:
-                self._gap.drop(num_frames + lost)
-                return
-            self._queued_sec += block.duration_sec
-        self._queue.put_nowait(block)
+        announced = self._audio_ended_at is not None
+        if self._audio_ended_at is not None:
+            lost += max(0, round((now - self._audio_ended_at) * self._rate_hz) - num_frames)
+            self._audio_ended_at = None
+        if not self._blocks.put(AudioBlock(frames.copy(), self._rate_hz, lost, loss_announced=announced)):
+            self._gap.drop(num_frames + lost)
 
-    def _finished(self) -> None:
-        if not self.ended:
-            self._failure = AudioDeviceLost(f"'{self.name}' stopped delivering audio")
+    def _finish(self) -> None:
+        self._finished = not self._closing
 
 
 class _ControlThread:

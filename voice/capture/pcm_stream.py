@@ -26,6 +26,8 @@ log = structlog.get_logger()
 class PcmStream:
     """A pipe that is being read."""
 
+    recovers = False
+
     waiting_sec = 0.0
 
     def __init__(self, file_descriptor: int, rate_hz: int) -> None:

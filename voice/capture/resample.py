@@ -45,7 +45,7 @@ class Resampler:
         self._frames_in += len(mono)
         out = mono if self._filter is None else self._filter.resample_chunk(mono)
         if len(out) or lost or non_finite:
-            chunks.append(self._chunk(out, lost, non_finite))
+            chunks.append(self._chunk(out, lost, non_finite, loss_announced=block.loss_announced))
         return chunks
 
     def flush(self) -> list[AudioChunk]:
@@ -64,8 +64,8 @@ class Resampler:
         self._rate_hz, self._frames_in, self._samples_out = rate_hz, 0, 0
         self._filter = None if rate_hz == SAMPLE_RATE_HZ else soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32")
 
-    def _chunk(self, samples: Samples, lost: int, non_finite: int) -> AudioChunk:
-        chunk = AudioChunk(samples, self._piece_start + self._samples_out, lost, non_finite)
+    def _chunk(self, samples: Samples, lost: int, non_finite: int, *, loss_announced: bool = False) -> AudioChunk:
+        chunk = AudioChunk(samples, self._piece_start + self._samples_out, lost, loss_announced, non_finite)
         self._samples_out += len(samples)
         return chunk
 

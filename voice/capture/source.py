@@ -15,6 +15,10 @@ class AudioSource(Protocol):
         """Everything was read: ``read`` gives no more blocks."""
 
     @property
+    def recovers(self) -> bool:
+        """Whether reading may go on after an ``AudioDeviceUnavailable``: the device is looked for."""
+
+    @property
     def waiting_sec(self) -> float:
         """Seconds of audio that wait because the reader is slower than the input; 0 where the input waits instead."""
 

@@ -20,6 +20,8 @@ _BLOCK_SEC = 0.1
 class WavFile:
     """An open file."""
 
+    recovers = False
+
     def __init__(self, path: Path, *, pace: Callable[[float], float] | None = None) -> None:
         """Open ``path``.
 
