@@ -18,6 +18,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "voice.logs",
         "voice.stderr_pump",
         "voice.parent",
+        "voice.service_manager",
         "voice.control",
         "voice.hotword_list",
         "voice.model_store",

@@ -46,6 +46,7 @@ from voice.output.events import SCHEMA_VERSION, AnyEvent, ErrorEvent, FinalEvent
 from voice.output.writer import STDOUT_FILENO, take_stdout
 from voice.parent import stdin_is_pipe, watch_parent
 from voice.pipeline import UtteranceSummary
+from voice.service_manager import notify
 from voice.stderr_pump import end_pump, pump_stderr
 from voice.transcript import Endpoint
 
@@ -112,6 +113,7 @@ class Daemon:
         self._emotion: EmotionThread | None = None
         self._control = ControlChannel(STDIN_FILENO) if settings.control == "stdin" else None
         self._muted = self._away = False
+        self._watchdog_told_at = 0.0
 
     @property
     def computing(self) -> bool:
@@ -151,6 +153,7 @@ class Daemon:
             self._write(service.pipeline.report_error(problem.error_code, describe(problem), recoverable=True))
         self._status("ready", version=__version__, schema_version=SCHEMA_VERSION, model=service.model_name)
         self._status("listening")
+        notify("READY=1")
         try:
             code = self._listen(source, service)
             self._await_emotions(service)
@@ -159,6 +162,7 @@ class Daemon:
         except Exception:
             self._write(service.pipeline.abandon())
             raise
+        notify("STOPPING=1")
         totals = service.pipeline.totals
         self._status("stopped", totals=totals)
         log.info("service_stopped", exit_code=code, lines=self._writer.num_lines, **totals.model_dump())
@@ -169,6 +173,7 @@ class Daemon:
         try:
             while not source.ended and not self._stop.requested:
                 self._writer.check_reader()
+                self._tell_watchdog()
                 self._obey(service)
                 block = self._read(source, service)
                 if block is not None:
@@ -182,6 +187,13 @@ class Daemon:
             return error.exit_code
         self._drain(source, service)
         return EXIT_OK
+
+    def _tell_watchdog(self) -> None:
+        """That this thread goes round, once a second."""
+        now = time.monotonic()
+        if now - self._watchdog_told_at > 1:
+            self._watchdog_told_at = now
+            notify("WATCHDOG=1")
 
     def _read(self, source: AudioSource, service: Service) -> AudioBlock | None:
         """The next block, if there is one; a microphone that may come back is said to be away, and back."""

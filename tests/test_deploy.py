@@ -1,0 +1,93 @@
+"""What `deploy/` promises: systemd hears of readiness, life and end; the files are well formed and name what exists."""
+
+from __future__ import annotations
+
+import configparser
+import plistlib
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness import EXAMPLES, REPOSITORY, start_service
+
+from voice.service_manager import notify
+
+DEPLOY = REPOSITORY / "deploy"
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> socket.socket:
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    channel.bind(str(tmp_path / "notify"))
+    channel.settimeout(60)
+    return channel
+
+
+def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for address in (None, "", "relative", str(tmp_path / "nobody"), "@nobody-listens-here"):
+        if address is None:
+            monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+        else:
+            monkeypatch.setenv("NOTIFY_SOCKET", address)
+        notify("READY=1")
+
+
+def test_an_abstract_socket_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.bind("\0voice-asr-test")
+        channel.settimeout(5)
+        monkeypatch.setenv("NOTIFY_SOCKET", "@voice-asr-test")
+        notify("WATCHDOG=1")
+        assert channel.recv(100) == b"WATCHDOG=1"
+
+
+@pytest.mark.slow
+def test_systemd_hears_that_the_service_is_ready_alive_and_stopping(manager: socket.socket, tmp_path: Path) -> None:
+    wav = str(EXAMPLES / "temperature.wav")
+    service = start_service("streaming", "--input", wav, "--realtime", "--status-events", NOTIFY_SOCKET=str(tmp_path / "notify"))
+    events, code = service.finish(timeout_sec=60)
+    assert code == 0
+    assert any(event.get("state") == "ready" for event in events)
+    manager.setblocking(False)
+    heard = []
+    while True:
+        try:
+            heard.append(manager.recv(100))
+        except BlockingIOError:
+            break
+    manager.close()
+    assert heard[0] == b"READY=1"
+    assert heard[-1] == b"STOPPING=1"
+    assert 3 <= heard.count(b"WATCHDOG=1") <= 6, "once a second in 3.8 s"
+
+
+def options(arguments: list[str]) -> list[str]:
+    return [argument for argument in arguments if argument.startswith("--")]
+
+
+def test_the_unit_starts_an_entry_with_flags_that_exist() -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.optionxform = str  # type: ignore[assignment, method-assign]
+    unit.read(DEPLOY / "voice-asr.service", encoding="utf-8")
+    service = unit["Service"]
+    assert (service["Type"], service["Restart"]) == ("notify", "on-failure")
+    _, entry, *arguments = service["ExecStart"].split()
+    assert (REPOSITORY / entry).exists()
+    check_flags(entry, arguments)
+
+
+def test_the_agent_starts_an_entry_with_flags_that_exist() -> None:
+    agent = plistlib.loads((DEPLOY / "com.example.voice-asr.plist").read_bytes())
+    _, entry, *arguments = agent["ProgramArguments"]
+    assert (REPOSITORY / Path(entry).name).exists()
+    assert agent["KeepAlive"] == {"SuccessfulExit": False}
+    check_flags(Path(entry).name, arguments)
+
+
+def check_flags(entry: str, arguments: list[str]) -> None:
+    usage = subprocess.run(
+        [sys.executable, str(REPOSITORY / entry), "--help"], capture_output=True, text=True, check=True, timeout=60
+    ).stdout
+    assert all(option in usage for option in options(arguments))

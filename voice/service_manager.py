@@ -1,0 +1,21 @@
+"""Tells systemd, where it started us, that the service is ready, alive and stopping (sd_notify(3)). Elsewhere it does nothing.
+
+One datagram a message to the socket that ``NOTIFY_SOCKET`` names. No state.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from typing import Literal
+
+
+def notify(message: Literal["READY=1", "WATCHDOG=1", "STOPPING=1"]) -> None:
+    """Send a message; a manager that cannot be reached is none."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as channel:
+        channel.settimeout(0)
+        channel.sendto(message.encode(), "\0" + address[1:] if address.startswith("@") else address)
