@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import EMBEDDED_ASR
@@ -13,6 +15,26 @@ from voice.funasr_models import FunasrModel, limit_spinning, load_model, set_num
 from voice.recognition.paraformer import ChunkPreset, Paraformer
 
 limit_spinning()  # as the service does, before any test imports torch
+
+
+class Fuzzed:
+    """Inputs that the fuzz tests tried, for the summary."""
+
+    def __init__(self) -> None:
+        self.inputs: collections.Counter[str] = collections.Counter()
+        self.seconds = 0.0
+
+    def count(self, name: str) -> None:
+        self.inputs[name] += 1
+
+
+FUZZED = Fuzzed()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if FUZZED.inputs:
+        terminalreporter.write_line(f"fuzz: {FUZZED.inputs.total():,} inputs in {FUZZED.seconds:.0f} s, {len(FUZZED.inputs)} targets")
+
 
 TRAINED = ChunkPreset(0, 10, 5, encoder_look_back=4, decoder_look_back=1)
 PRESETS = {
