@@ -205,9 +205,10 @@ def test_any_settings_are_taken_or_refused(tmp_path: Path, flat: dict[str, Any])
     loads(lambda: load_settings(nested(flat), environment={}))
 
 
-@fuzz(
-    300, st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode), VALUES.map(lambda value: yaml.safe_dump(value).encode()))
-)
+ANY_BYTES = st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode))
+
+
+@fuzz(300, st.one_of(ANY_BYTES, VALUES.map(lambda value: yaml.safe_dump(value).encode())))
 def test_any_bytes_as_a_settings_file(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "settings.yaml"
     path.write_bytes(data)
