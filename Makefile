@@ -7,7 +7,7 @@ PYTHON_OLD ?= $(shell for python in python3.11 python3.10 python3; do \
 BIN := .venv/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo test test-fast check format schema fuzz soak bench embedded-models setup setup-dev clean
+.PHONY: demo test test-fast check format schema fuzz soak faults bench embedded-models setup setup-dev clean
 
 demo: .venv/.installed
 	@for wav in examples/*.wav; do $(BIN)/python asr_service_streaming.py --embedded --input "$$wav" || exit; done
@@ -34,6 +34,10 @@ schema: .venv/.installed
 # 100,000 inputs and more; FUZZ_SCALE=100 for a night.
 fuzz: .venv/.installed-dev
 	@FUZZ_SCALE=$${FUZZ_SCALE:-10} $(BIN)/python -m pytest -q tests/test_fuzz.py
+
+# Stops at every 100 ms of an utterance, exceptions in each stage, microphones that come and go.
+faults: .venv/.installed-dev
+	@FAULTS_STEP_MS=100 $(BIN)/python -m pytest tests/test_faults.py tests/test_microphone_life.py tests/test_control.py tests/test_event_queue.py
 
 # A day of audio; about half an hour on two cores.
 soak: .venv/.installed-dev

@@ -517,6 +517,20 @@ def test_the_finalizer_gets_the_speech_and_only_the_speech() -> None:
     assert np.abs(draft.audio).max() > 0.1
 
 
+@pytest.mark.parametrize("method", ["begin", "complete"])
+def test_a_finalizer_that_fails_leaves_the_bare_text(method: str) -> None:
+    """Its parts are guarded; this is a bug in the finalizer itself."""
+
+    class Broken(Finalizer):
+        def fail(self, *_: Any) -> Any:
+            raise RuntimeError("planted")
+
+    setattr(Broken, method, Broken.fail)
+    events = run(build(finalizer=Broken(), settings_=AT_THE_END), np.concatenate((UTTERANCE, UTTERANCE)))
+    assert texts(events) == texts(run(build(), np.concatenate((UTTERANCE, UTTERANCE))))
+    assert [event["error_code"] for event in of_type(events, "error_event")] == ["infer_final_failed"] * 2
+
+
 class WaitingEmotion:
     """Answers when it may; an answer that is an exception is raised."""
 

@@ -101,6 +101,8 @@ class _Utterance:
     ended: SpeechEnded | None = None
     """Set while it is being finished."""
     final_failed: bool = False
+    finalizing: bool = False
+    """Its final is being made; still set when that failed."""
 
 
 class Pipeline:
@@ -361,6 +363,8 @@ class Pipeline:
 
     def _conclude(self, utterance: _Utterance, ended: SpeechEnded, hypothesis: Hypothesis, begun: Begun | None = None) -> None:
         """Turn the last hypothesis into a final, or take the one that was made of it before."""
+        shows = bool(hypothesis.text or utterance.shown.text)
+        finalized = self._finalized(utterance, ended, hypothesis, begun) if shows else None
         self._utterance = None
         self._last_fed = utterance.fed_until
         if self._settings.speech_events:
@@ -377,17 +381,23 @@ class Pipeline:
                 utterance.lost,
             )
         )
-        if not hypothesis.text and not utterance.shown.text:
+        if finalized is None:
             self._empty_utterances += 1
             return
         self._utterances += 1
+        transcript = replace(finalized.transcript, endpoint=ended.endpoint, lost_samples=utterance.lost)
+        self._emit_final(replace(finalized, transcript=transcript))
+
+    def _finalized(self, utterance: _Utterance, ended: SpeechEnded, hypothesis: Hypothesis, begun: Begun | None) -> Finalized:
+        """What was begun before, if it fits this end, or made now; after a failure the bare text."""
+        if utterance.finalizing:
+            return Finalized(self._draft(utterance, ended, hypothesis).transcript)
+        utterance.finalizing = True
         if begun is None or begun.transcript.ended_by_speaker != (ended.endpoint in SPEAKER_ENDED):
             if begun:
                 self._finalizer.drop(begun)
             begun = self._finalizer.begin(self._draft(utterance, ended, hypothesis))
-        finalized = self._finalizer.complete(begun)
-        transcript = replace(finalized.transcript, endpoint=ended.endpoint, lost_samples=utterance.lost)
-        self._emit_final(replace(finalized, transcript=transcript))
+        return self._finalizer.complete(begun)
 
     def _draft(self, utterance: _Utterance, ended: SpeechEnded, hypothesis: Hypothesis) -> Draft:
         text = hypothesis.text
