@@ -39,7 +39,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from voice.audio import SAMPLE_RATE_HZ, Samples  # noqa: E402
-from voice.funasr_models import limit_spinning, prepare_imports, set_num_threads  # noqa: E402
+from voice.funasr_models import limit_spinning, load_model, set_num_threads  # noqa: E402
 from voice.model_store import EMBEDDED  # noqa: E402
 
 SPEECH = Path(__file__).resolve().parent / "timed_speech"
@@ -160,7 +160,7 @@ def run_service(entry: str, arguments: list[str], settings: dict[str, str], samp
 def run_funasr(directory: str, spoken: list[Spoken], samples: Samples) -> tuple[list[Heard], RealTime]:
     """The loop of FunASR's documentation, cut into the reference's utterances."""
     limit_spinning()
-    prepare_imports()
+    load_model(Path(directory), "ParaformerStreaming", "cpu")  # registers the classes that the directory names
     from funasr.auto.auto_model import AutoModel
 
     model = AutoModel(model=directory, device="cpu", ncpu=1, disable_update=True, disable_pbar=True)
