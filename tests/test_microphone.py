@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voice.capture.microphone import GapMeter, find_device
+from voice.capture.microphone import GapMeter, Microphone, MicrophoneSettings, find_device
 from voice.errors import EXIT_CONFIG, EXIT_INPUT, AudioDeviceUnavailable, ConfigInvalid
 
 # --- which one ------------------------------------------------------------------------------------------------------
@@ -183,3 +185,45 @@ def test_frames_that_found_no_place_add_to_what_the_device_lost():
     device.meter.drop(BLOCK_FRAMES)
     assert device.block(lost_frames=RATE_HZ, overflowed=True) == pytest.approx(RATE_HZ - SLACK_FRAMES + BLOCK_FRAMES, abs=1)
     assert device.block() == 0
+
+
+# --- the queue --------------------------------------------------------------------------------------------------------
+
+
+class PortAudio:
+    """Stands in for the library where a device would have to outrun us on command."""
+
+    class _Default:
+        device = (0, 0)
+
+    default = _Default()
+
+    def query_devices(self) -> list[dict[str, Any]]:
+        return [device("Mic")]
+
+    def InputStream(self, **options: Any) -> PortAudio:  # noqa: N802
+        self.callback = options["callback"]
+        return self
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+    def deliver(self, seconds: float) -> None:
+        frames = round(48_000 * seconds)
+        self.callback(np.ones((frames, 1), np.float32), frames, None, SimpleNamespace(input_overflow=False))
+
+
+def test_what_found_no_room_at_last_is_reported_after_the_stop(monkeypatch: pytest.MonkeyPatch):
+    library = PortAudio()
+    monkeypatch.setattr("voice.capture.microphone.import_sounddevice", lambda: library)
+    settings = MicrophoneSettings(None, 1, 0.5, 0.2, queue_sec=1.0, stall_sec=1.0, zeros_sec=0, wait_for_device=True)
+    microphone = Microphone(settings)
+    for _ in range(5):
+        library.deliver(0.5)
+    assert microphone.waiting_sec == 1.0
+    microphone.close()
+    blocks = [microphone.read(0) for _ in range(4)]
+    assert [block and (len(block.samples), block.lost_frames) for block in blocks] == [(24_000, 0), (24_000, 0), (0, 72_000), None]

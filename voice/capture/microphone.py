@@ -80,6 +80,7 @@ class Microphone:
         self._audio_ended_at: float | None = None
         self._zeros_sec = 0.0
         self._failure: AudioDeviceUnavailable | None = None
+        self._last_loss: AudioBlock | None = None
         self.ended = False
         self._call(import_sounddevice, _OPEN_TIMEOUT_SEC)
         try:
@@ -113,7 +114,8 @@ class Microphone:
             self._watch_for_zeros(block)
             return block
         if self.ended:
-            return None
+            block, self._last_loss = self._last_loss, None
+            return block
         if self._capture is None:
             self._reopen(timeout_sec)
         elif lost := self._capture.failure(self._settings.stall_sec):
@@ -122,7 +124,7 @@ class Microphone:
         return None
 
     def close(self) -> None:
-        """Stop the device. A PortAudio that hangs is left behind on its thread."""
+        """Stop the device. A PortAudio that hangs is left behind on its thread. What waits can be read, and what found no room at last."""
         if self.ended:
             return
         self.ended = True
@@ -132,6 +134,7 @@ class Microphone:
             self._call(self._capture.close, _CLOSE_TIMEOUT_SEC)
         except AudioDeviceUnavailable as error:
             log.warning("microphone_close_failed", device=self._capture.name, error=describe(error))
+        self._last_loss = self._capture.last_loss()
 
     def _call(self, call: Callable[[], Any], timeout_sec: float) -> Any:
         """Have it done on the control thread."""
@@ -253,10 +256,11 @@ class _Capture:
         self._rate_hz = int(device["default_samplerate"])
         self.last_frame_at = time.monotonic()
         self._first_block_until = self.last_frame_at + _FIRST_BLOCK_SEC
+        self._channels = min(settings.channels, device["max_input_channels"])
         self._stream = sounddevice.InputStream(
             device=index,
             samplerate=self._rate_hz,
-            channels=min(settings.channels, device["max_input_channels"]),
+            channels=self._channels,
             dtype="float32",
             blocksize=round(self._rate_hz * settings.block_sec),
             latency=settings.latency_sec,
@@ -280,6 +284,11 @@ class _Capture:
         """Stop the device."""
         self._closing = True
         self._stream.close()
+
+    def last_loss(self) -> AudioBlock | None:
+        """After ``close``: an empty block behind what was dropped last, if anything was."""
+        dropped = self._gap.take_dropped()
+        return AudioBlock(np.zeros((0, self._channels), np.float32), self._rate_hz, dropped) if dropped else None
 
     def _callback(self, frames: np.ndarray, num_frames: int, time_info: Any, status: Any) -> None:
         del time_info
@@ -335,6 +344,11 @@ class GapMeter:
         """Frames that were delivered but found no place; the next block reports them."""
         self._dropped += num_frames
 
+    def take_dropped(self) -> int:
+        """What no block has reported."""
+        dropped, self._dropped = self._dropped, 0
+        return dropped
+
     def lost_frames(self, now: float, num_frames: int, rate_hz: int, *, overflowed: bool) -> int:
         """Frames lost before the ``num_frames`` that are delivered ``now``."""
         if self._started_at is None:
@@ -350,8 +364,7 @@ class GapMeter:
             self._least_delays_sec = (self._least_delays_sec[1], delay_sec)
         self._least_delays_sec = (self._least_delays_sec[0], min(self._least_delays_sec[1], delay_sec))
         self._frames += num_frames + lost
-        lost, self._dropped = lost + self._dropped, 0
-        return lost
+        return lost + self.take_dropped()
 
 
 def import_sounddevice() -> Any:
