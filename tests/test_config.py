@@ -342,3 +342,12 @@ def test_a_release_above_the_threshold_is_refused(vad: dict[str, Any]):
     (problem,) = problems({"vad": vad})
     assert problem.startswith("vad.release_threshold")
     assert "must not be above vad.threshold" in problem
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\x1eb", "a\u2028b", "\x1b[31m"])
+def test_a_key_that_would_break_the_line_is_escaped(name: str) -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        load_settings({"audio": {name: 1}}, environment={})
+    (problem,) = caught.value.problems
+    assert problem.isprintable()
+    assert problem == f"audio.{name.encode('unicode_escape').decode()}: unknown setting"

@@ -61,8 +61,8 @@ class ConfigInvalid(VoiceError):
     exit_code = EXIT_CONFIG
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("; ".join(problems))
-        self.problems = problems
+        self.problems = [_in_one_line(problem) for problem in problems]
+        super().__init__("; ".join(self.problems))
 
 
 class ControlInvalid(VoiceError):
@@ -111,6 +111,11 @@ class OutputGone(VoiceError):
     """stdout can no longer be written: the reader left, or the disk is full."""
 
     exit_code = EXIT_OUTPUT
+
+
+def _in_one_line(text: str) -> str:
+    """With what would break the line, or a terminal, escaped: keys and values come from anywhere."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def describe(error: BaseException) -> str:
