@@ -34,16 +34,15 @@ import soundfile
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from voice.audio import SAMPLE_RATE_HZ, Samples, ms_to_samples  # noqa: E402
-from voice.config import load_settings  # noqa: E402
+from voice.audio import SAMPLE_RATE_HZ, Samples  # noqa: E402
+from voice.build import build_recognizer  # noqa: E402
+from voice.config import Mode, load_settings  # noqa: E402
 from voice.finalization.hotword_repair import HotwordRepair  # noqa: E402
 from voice.funasr_models import limit_spinning, load_model, set_num_threads  # noqa: E402
 from voice.model_store import EMBEDDED  # noqa: E402
 from voice.recognition.hotwords import HotwordGraphs  # noqa: E402
-from voice.recognition.paraformer import ChunkPreset, Paraformer  # noqa: E402
+from voice.recognition.paraformer import Paraformer  # noqa: E402
 from voice.recognition.recognizer import Recognizer  # noqa: E402
-from voice.recognition.sliced import SlicedRecognizer  # noqa: E402
-from voice.recognition.streaming import StreamingRecognizer  # noqa: E402
 
 SPEECH = Path(__file__).resolve().parent / "names"
 SURNAMES = "王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗"
@@ -85,7 +84,8 @@ def main() -> None:
     words = hotwords(names, model.vocabulary.tokens)
     print(f"{len(names)} names, {len(spoken) - len(names)} sentences without, {len(words)} hotwords\n")
     print(f"{'':22}{'recall':>8}{'repaired':>10}{'gained':>8}{'control':>10}{'changed':>9}")
-    for mode in ("streaming", "sliced"):
+    modes: tuple[Mode, ...] = ("streaming", "sliced")
+    for mode in modes:
         without = read(build(mode, model, ()), spoken, ())
         line(f"{mode}, none", spoken, without, without)
         for weight in arguments.weights:
@@ -116,19 +116,9 @@ def hotwords(names: list[str], tokens: list[str]) -> list[str]:
     return list(words)
 
 
-def build(mode: str, model: Paraformer, words: Words) -> Recognizer:
+def build(mode: Mode, model: Paraformer, words: Words) -> Recognizer:
     """A recogniser as the service builds it."""
-    settings = load_settings({}, environment={})
-    graphs = HotwordGraphs(lambda: words, model.vocabulary.tokens)
-    if mode == "streaming":
-        return StreamingRecognizer(model, ChunkPreset(*settings.chunk_size, *settings.look_backs), graphs)
-    return SlicedRecognizer(
-        model,
-        slice_samples=round(settings.chunk_sec * SAMPLE_RATE_HZ),
-        context_samples=round(settings.sliced.context_sec * SAMPLE_RATE_HZ),
-        edge_samples=ms_to_samples(settings.sliced.edge_ms),
-        hotwords=graphs,
-    )
+    return build_recognizer(load_settings({}, environment={}), mode, model, HotwordGraphs(lambda: words, model.vocabulary.tokens))
 
 
 def decode(recognizer: Recognizer, samples: Samples) -> str:

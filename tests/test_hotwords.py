@@ -98,6 +98,16 @@ def test_a_word_is_spelt_in_tokens(word: str, tokens: str | None) -> None:
     assert spell(word, TOKEN_IDS) == expected
 
 
+def test_a_word_is_no_longer_than_a_name_can_be() -> None:
+    with pytest.raises(ConfigInvalid, match=r"x, line 2: 65 characters; allowed: up to 64"):
+        parse_lines(["打" * 64, "打" * 65], "x")
+
+
+def test_the_longest_word_that_repeats_itself_is_searched() -> None:
+    graph = HotwordGraph([((1,) * 64, 2.0)])
+    assert graph.potential(graph.step(ROOT, 1)[0]) > 0
+
+
 def test_the_graph_is_built_again_only_when_the_words_changed() -> None:
     current: list[tuple[tuple[str, float], ...]] = [(("周杰", 20.0), ("猫", 20.0))]
     graphs = HotwordGraphs(lambda: current[0], list(TOKEN_IDS))

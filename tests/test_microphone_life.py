@@ -40,6 +40,21 @@ def speak(microphone: VirtualMicrophone, service: RunningService) -> Event:
     return final
 
 
+def said_in_time(service: RunningService) -> Event:
+    """The error event of a loss that happens now."""
+    lost = time.monotonic()
+    error = service.wait_for(is_error)
+    assert time.monotonic() - lost < LOST_SEC
+    return error
+
+
+def back_in_time(service: RunningService) -> None:
+    """It captures again; the device is back now."""
+    back = time.monotonic()
+    service.wait_for(state("audio_restored"))
+    assert time.monotonic() - back < BACK_SEC
+
+
 def stop(service: RunningService) -> tuple[list[Event], Event]:
     service.process.send_signal(signal.SIGTERM)
     events, code = service.finish()
@@ -59,8 +74,7 @@ def test_a_microphone_that_vanishes_in_mid_speech_is_said_and_taken_up_again_whe
     partial = service.wait_for(lambda event: event["type"].endswith("partial") and len(event["text"]) >= 5)
     microphone.unplug()
     unplugged = time.monotonic()
-    error = service.wait_for(is_error)
-    assert time.monotonic() - unplugged < LOST_SEC
+    error = said_in_time(service)
     assert error["error_code"] in ("audio_stalled", "audio_device_lost")
     assert (error["recoverable"], error["trace_id"]) == (True, partial["trace_id"])
     assert "'pulse'" in error["message"]
@@ -70,9 +84,7 @@ def test_a_microphone_that_vanishes_in_mid_speech_is_said_and_taken_up_again_whe
     player.wait(10)
     time.sleep(2)
     microphone.plug_in()
-    plugged_in = time.monotonic()
-    service.wait_for(state("audio_restored"))
-    assert time.monotonic() - plugged_in < BACK_SEC
+    back_in_time(service)
     away_ms = 1000 * (time.monotonic() - unplugged)
     later = speak(microphone, service)
     assert later["start_ms"] > final["end_ms"] + 2_000, "time goes on while it is away"
@@ -104,13 +116,9 @@ def test_the_sound_server_may_die_and_come_back(microphone: VirtualMicrophone) -
     service = microphone.listen("sliced", "--device", "pulse")
     service.wait_for(state("listening"))
     microphone.stop()
-    stopped = time.monotonic()
-    service.wait_for(is_error)
-    assert time.monotonic() - stopped < LOST_SEC
+    said_in_time(service)
     microphone.start()
-    started = time.monotonic()
-    service.wait_for(state("audio_restored"))
-    assert time.monotonic() - started < BACK_SEC
+    back_in_time(service)
     speak(microphone, service)
     stop(service)
 
@@ -123,9 +131,7 @@ def test_started_without_a_microphone_it_says_so_once_and_waits(tmp_path: Path) 
     time.sleep(3)
     microphone.start()
     try:
-        started = time.monotonic()
-        service.wait_for(state("audio_restored"))
-        assert time.monotonic() - started < BACK_SEC
+        back_in_time(service)
         speak(microphone, service)
         events, totals = stop(service)
     finally:
@@ -139,14 +145,10 @@ def test_a_suspended_source_is_stalled_and_comes_back(microphone: VirtualMicroph
     service.wait_for(state("listening"))
     speak(microphone, service)
     microphone.control("suspend-sink", "speaker", "1")
-    suspended = time.monotonic()
-    error = service.wait_for(is_error)
-    assert time.monotonic() - suspended < LOST_SEC
+    error = said_in_time(service)
     assert error["error_code"] == "audio_stalled"
     microphone.control("suspend-sink", "speaker", "0")
-    resumed = time.monotonic()
-    service.wait_for(state("audio_restored"))
-    assert time.monotonic() - resumed < BACK_SEC
+    back_in_time(service)
     speak(microphone, service)
     stop(service)
 

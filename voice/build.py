@@ -106,7 +106,7 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
     graphs = HotwordGraphs(hotwords.current, loaded.tokens)
     second_pass = _optional(lambda: _load_second_pass(directories, settings, model, hotwords), problems)
     set_num_threads(settings.model.num_threads or _fitting_num_threads(loaded))
-    recognizer = _build_recognizer(settings, mode, model, graphs)
+    recognizer = build_recognizer(settings, mode, model, graphs)
     warm_up(recognizer, vad)
     emotion_thread = EmotionThread(emotion, _emotion_settings(settings)) if emotion else None
     steps = _text_steps(settings, hotwords, punctuator)
@@ -199,7 +199,8 @@ def _locate_recognition(settings: Settings) -> Path:
     return resolve_model(settings.model.name, settings.model.hub)
 
 
-def _build_recognizer(settings: Settings, mode: Mode, model: Paraformer, hotwords: HotwordGraphs) -> Recognizer:
+def build_recognizer(settings: Settings, mode: Mode, model: Paraformer, hotwords: HotwordGraphs) -> Recognizer:
+    """The recogniser of ``mode`` as the settings want it."""
     if mode == "streaming":
         return StreamingRecognizer(model, ChunkPreset(*settings.chunk_size, *settings.look_backs), hotwords)
     return SlicedRecognizer(

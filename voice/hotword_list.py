@@ -18,6 +18,7 @@ from voice.errors import ConfigInvalid
 DEFAULT_WEIGHT = 20.0
 """FunASR's, of a word without one."""
 MAX_WEIGHT = 100.0
+MAX_LENGTH = 64
 MAX_WORDS = 1_000
 
 log = structlog.get_logger()
@@ -90,6 +91,8 @@ def parse_lines(lines: Iterable[str], where: str) -> tuple[Hotword, ...]:
         weight = _weight(last) if word else None
         if weight is None:
             word, weight = text, DEFAULT_WEIGHT
+        if len(word) > MAX_LENGTH:
+            problems.append(f"{where}, line {number}: {len(word)} characters; allowed: up to {MAX_LENGTH}")
         if not 0 < weight <= MAX_WEIGHT:
             problems.append(f"{where}, line {number}: weight {weight:g} is not allowed; allowed: above 0 to {MAX_WEIGHT:g}")
         words[word.strip()] = Hotword(word.strip(), weight)

@@ -173,6 +173,7 @@ class Microphone:
                 if time.monotonic() < self._opening_until:
                     return
                 self._control = _ControlThread()  # the old one hangs
+                self._opening.add_done_callback(_close_unwanted)
             log.debug("microphone_not_back", error=describe(error), again_in_sec=self._retry_sec)
         except ConfigInvalid as error:  # an index that is not there for now
             log.debug("microphone_not_back", error=describe(error), again_in_sec=self._retry_sec)
@@ -203,6 +204,12 @@ def _result(future: Future[Any], timeout_sec: float) -> Any:
         raise AudioDeviceUnavailable(f"PortAudio did not answer within {timeout_sec:g} s") from None
     except Exception as error:
         raise AudioDeviceUnavailable(describe(error)) from error
+
+
+def _close_unwanted(opening: Future[_Capture]) -> None:
+    """What was given up opened after all: another capture took its place."""
+    if opening.exception() is None:
+        opening.result().close()
 
 
 class BlockQueue:

@@ -19,7 +19,7 @@ from voice.output.events import AnyEvent, PartialEvent
 from voice.output.writer import EventWriter, encode
 
 MAX_QUEUED_BYTES = 4 * 2**20
-"""Of lines, not of memory, which is about five times as much: minutes of finals, hours of a quiet room's."""
+"""Of lines; in memory their fields take more."""
 _WAIT_SEC = 0.1
 
 
