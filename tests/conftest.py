@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from harness import EMBEDDED_ASR
 from virtual_microphone import VirtualMicrophone
 
@@ -15,6 +16,12 @@ from voice.funasr_models import FunasrModel, limit_spinning, load_model, set_num
 from voice.recognition.paraformer import ChunkPreset, Paraformer
 
 limit_spinning()  # as the service does, before any test imports torch
+structlog.configure(  # its default draws the local variables of every frame: seconds for each exception that a test plants
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 class Fuzzed:
@@ -29,6 +36,19 @@ class Fuzzed:
 
 
 FUZZED = Fuzzed()
+
+
+def pytest_sessionfinish(session: Any) -> None:
+    """A worker hands on what it counted; there is one where pytest-xdist runs tests side by side."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["fuzzed"] = (dict(FUZZED.inputs), FUZZED.seconds)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    inputs, seconds = node.workeroutput["fuzzed"]
+    FUZZED.inputs.update(inputs)
+    FUZZED.seconds += seconds
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from voice.audio import SAMPLE_RATE_HZ, Samples
+from voice.funasr_models import FunasrModel
 from voice.transcript import Hypothesis, Token
 
 SLICE = SAMPLE_RATE_HZ // 2
+
+ACCELERATOR = "cpu:0"
+"""To torch it is the CPU, to us another device."""
 
 
 class LoudnessVad:
@@ -96,3 +101,19 @@ def speech(seconds: float) -> Samples:
 
 def silence(seconds: float) -> Samples:
     return np.zeros(round(seconds * SAMPLE_RATE_HZ), np.float32)
+
+
+def failing_on_the_accelerator(model: FunasrModel, method: Callable[..., Any], first: int = 1) -> Callable[..., Any]:
+    """``method`` of a model; from its ``first`` call on the accelerator on, it finds no memory there."""
+    calls = 0
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += model.device == ACCELERATOR
+        if calls >= first and model.device == ACCELERATOR:
+            import torch
+
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return method(*arguments, **options)
+
+    return call

@@ -33,6 +33,8 @@ from voice.errors import ConfigInvalid, ControlInvalid, InputUnreadable
 from voice.hotword_list import parse_lines
 
 SCALE = float(os.environ.get("FUZZ_SCALE", "1"))
+TARGETS: dict[str, tuple[Callable[..., None], st.SearchStrategy[Any]]] = {}
+"""What is checked, and with what: tests/fuzz_by_coverage.py goes on from here."""
 CONTROL = "\n\r\t\x00\x1b"
 
 
@@ -40,6 +42,8 @@ def fuzz(inputs: int, *strategies: st.SearchStrategy[Any]) -> Callable[[Callable
     """A test over so many inputs, times FUZZ_SCALE; every one is counted."""
 
     def decorate(check: Callable[..., None]) -> Callable[..., None]:
+        TARGETS[check.__name__] = (check, st.tuples(*strategies))
+
         @settings(max_examples=round(inputs * SCALE), deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(st.tuples(*strategies))
         def run(request: pytest.FixtureRequest, tmp_path: Path, drawn: tuple[Any, ...]) -> None:

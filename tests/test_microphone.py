@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voice.capture.microphone import GapMeter, Microphone, MicrophoneSettings, find_device
+from voice.capture.gap_meter import GapMeter
+from voice.capture.microphone import Microphone, MicrophoneSettings, find_device
 from voice.errors import EXIT_CONFIG, EXIT_INPUT, AudioDeviceUnavailable, ConfigInvalid
 
 # --- which one ------------------------------------------------------------------------------------------------------
@@ -113,6 +114,30 @@ class Device:
 def test_without_an_overflow_nothing_is_lost_however_late_the_callbacks_are(lateness_sec: list[float]):
     device = Device()
     assert [device.block(late_sec=late_sec) for late_sec in lateness_sec] == [0] * len(lateness_sec)
+
+
+@given(st.lists(st.lists(st.floats(0, 30), max_size=60), max_size=5))
+def test_callbacks_that_catch_up_again_and_again_lost_nothing(late_sec: list[list[float]]):
+    device = Device()
+    lost = [[device.block(late_sec=late) for late in (*burst, 0.0)] for burst in late_sec]
+    assert not any(map(sum, lost))
+
+
+def test_a_backlog_that_is_worked_off_slowly_is_no_loss():
+    device = Device()
+    device.blocks(100)
+    assert [device.block(late_sec=8 - 0.005 * block) for block in range(1_600)] == [0] * 1_600
+
+
+@pytest.mark.parametrize("lost_sec", [1, 3, 60, 30_000])
+def test_a_loss_that_nobody_reports_is_told_by_a_clock_that_stays_ahead(lost_sec: float):
+    """A sound server that holds only so much, a machine that slept."""
+    device = Device()
+    device.blocks(100)
+    lost = [device.block(lost_frames=round(lost_sec * RATE_HZ)), *device.blocks(1_000)]
+    assert sum(lost) == pytest.approx(lost_sec * RATE_HZ - SLACK_FRAMES, abs=1)
+    assert len([frames for frames in lost if frames]) == 1
+    assert max(place for place, frames in enumerate(lost) if frames) < 100, "within 3 s"
 
 
 @pytest.mark.parametrize("lost_sec", [0.2, 0.5, 3, 60])

@@ -40,11 +40,11 @@ def speak(microphone: VirtualMicrophone, service: RunningService) -> Event:
     return final
 
 
-def said_in_time(service: RunningService) -> Event:
+def said_in_time(service: RunningService, limit_sec: float = LOST_SEC) -> Event:
     """The error event of a loss that happens now."""
     lost = time.monotonic()
     error = service.wait_for(is_error)
-    assert time.monotonic() - lost < LOST_SEC
+    assert time.monotonic() - lost < limit_sec
     return error
 
 
@@ -153,19 +153,22 @@ def test_a_suspended_source_is_stalled_and_comes_back(microphone: VirtualMicroph
     stop(service)
 
 
-def test_a_process_that_was_frozen_counts_what_it_missed(microphone: VirtualMicrophone) -> None:
-    """As after a suspend of the machine: the clock ran on, the audio did not."""
+def test_a_process_that_was_frozen_hears_what_waited_and_counts_the_rest(microphone: VirtualMicrophone) -> None:
+    """As after a suspend: the clock ran on. PulseAudio holds about 12 s for a process that does not read, and drops the rest unsaid."""
     service = microphone.listen("streaming", "--device", "pulse")
-    service.wait_for(state("listening"))
+    listening = service.wait_for(state("listening"))
     speak(microphone, service)
     os.kill(service.process.pid, signal.SIGSTOP)
-    time.sleep(6)
+    microphone.play(EXAMPLES / "air_conditioner.wav")
+    time.sleep(20)
     os.kill(service.process.pid, signal.SIGCONT)
-    time.sleep(2)
+    assert service.wait_for(is_final)["raw_text"] == TEXT
+    assert said_in_time(service, 4)["error_code"] == "audio_overrun"
     speak(microphone, service)
     events, totals = stop(service)
-    assert 5_000 <= totals["lost_ms"] <= 10_000, "and what it took to open the device anew"
-    assert of_type(events, "error_event")
+    assert len(of_type(events, "error_event")) == 1
+    assert 5_000 < totals["lost_ms"] < 20_000
+    assert totals["audio_ms"] == pytest.approx(events[-1]["ts"] - listening["ts"], abs=3_000), "what was heard and what was lost"
 
 
 def test_exact_silence_is_legal_and_opens_the_device_anew_once(microphone: VirtualMicrophone) -> None:
@@ -199,3 +202,22 @@ def test_a_stop_is_obeyed_while_the_microphone_is_away(microphone: VirtualMicrop
     sent = time.monotonic()
     _, _ = stop(service)
     assert time.monotonic() - sent < 3
+
+
+def test_a_stream_that_is_moved_to_another_source_goes_on_there(microphone: VirtualMicrophone) -> None:
+    """As when somebody picks another microphone in the desktop's settings."""
+    microphone.control("load-module", "module-null-sink", "sink_name=other", "rate=48000", "channels=2")
+    service = microphone.listen("streaming", "--device", "pulse")
+    service.wait_for(state("listening"))
+    speak(microphone, service)
+    (stream,) = microphone.control("list", "short", "source-outputs").splitlines()
+    microphone.control("move-source-output", stream.split()[0], "other.monitor")
+    time.sleep(2.5)  # the monitor wakes up
+    microphone.sink = "other"
+    speak(microphone, service)
+    microphone.control("unload-module", microphone.control("list", "short", "modules").splitlines()[-1].split()[0])
+    microphone.sink = "speaker"  # PulseAudio moves the stream back itself; where it did not, the device would be opened anew
+    time.sleep(3)
+    speak(microphone, service)
+    events, _ = stop(service)
+    assert len(of_type(events, "final")) == 3

@@ -24,6 +24,8 @@ class VirtualMicrophone:
     """A PulseAudio server whose default source is the monitor of a null sink."""
 
     directory: Path
+    sink: str = "speaker"
+    """Where ``play`` speaks."""
     _server: subprocess.Popen[bytes] | None = field(default=None)
 
     @property
@@ -74,11 +76,13 @@ class VirtualMicrophone:
 
     def play(self, path: Path) -> None:
         """Speak a file into the microphone; returns when it was heard."""
-        subprocess.run(["paplay", "--device=speaker", str(path)], env={**os.environ, **self.variables}, check=True, timeout=60)
+        subprocess.run(["paplay", f"--device={self.sink}", str(path)], env={**os.environ, **self.variables}, check=True, timeout=60)
 
     def begin_to_play(self, path: Path) -> subprocess.Popen[bytes]:
         """Speak a file while the test goes on."""
-        return subprocess.Popen(["paplay", "--device=speaker", str(path)], env={**os.environ, **self.variables}, stderr=subprocess.DEVNULL)
+        return subprocess.Popen(
+            ["paplay", f"--device={self.sink}", str(path)], env={**os.environ, **self.variables}, stderr=subprocess.DEVNULL
+        )
 
     def listen(self, mode: str, *arguments: str) -> RunningService:
         """The service on this microphone."""

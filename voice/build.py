@@ -28,7 +28,7 @@ from voice.finalization.finalizer import Finalizer, SecondPass, TextStep
 from voice.finalization.hotword_repair import HotwordRepair
 from voice.finalization.number_format import NumberFormat
 from voice.finalization.punctuation import CtTransformer
-from voice.funasr_models import FunasrModel, load_model, resolve_device, set_num_threads
+from voice.funasr_models import AcceleratorOutOfMemory, FunasrModel, load_model, resolve_device, set_num_threads
 from voice.hotword_list import HotwordList
 from voice.model_store import EMBEDDED, resolve_model
 from voice.pipeline import Pipeline, PipelineSettings
@@ -117,7 +117,7 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
         "models_loaded",
         recognition=str(directories.recognition),
         mode=mode,
-        device=device,
+        device=loaded.device,
         vad=settings.vad.engine,
         punctuation=punctuator is not None,
         emotion=emotion is not None,
@@ -186,6 +186,13 @@ def warm_up(recognizer: Recognizer, vad: VoiceActivity) -> None:
     """Pay the first call's costs (kernel selection, memory) before anybody speaks."""
     vad.probability(np.zeros(vad.window_samples, np.float32))
     vad.reset()
+    try:
+        _decode_silence(recognizer)
+    except AcceleratorOutOfMemory:
+        _decode_silence(recognizer)  # on the CPU
+
+
+def _decode_silence(recognizer: Recognizer) -> None:
     stream = recognizer.create_stream(0)
     stream.accept(np.zeros(2 * SAMPLE_RATE_HZ, np.float32))
     stream.finish()

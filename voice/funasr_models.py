@@ -24,11 +24,11 @@ import os
 import pickle
 import sys
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import structlog
 
@@ -74,10 +74,16 @@ _LARGE_FILE_BYTES = 64 * 2**20
 _LARGE_PARAMETERS = 20_000_000
 _TRAINING_ONLY = {"specaug": None, "specaug_conf": None, "ctc_weight": 0.0}
 
+_Result = TypeVar("_Result")
+
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+class AcceleratorOutOfMemory(RuntimeError):
+    """The accelerator had no memory left; the model is on the CPU now, and what was computed on the accelerator is lost."""
+
+
+@dataclass(slots=True)
 class FunasrModel:
     """A model in evaluation mode on its device, every weight of it read from its file."""
 
@@ -96,6 +102,44 @@ class FunasrModel:
     def is_large(self) -> bool:
         """Whether its weights do not fit a processor's cache: then packing them pays, and sharing its work between threads."""
         return self.num_parameters > _LARGE_PARAMETERS
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Around what the model computes, without gradients: an accelerator that runs out of memory is left for the CPU, for good.
+
+        Raises:
+            AcceleratorOutOfMemory: that happened; the computation can be begun anew.
+        """
+        import torch  # noqa: PLC0415
+
+        try:
+            with torch.inference_mode():
+                yield
+        except RuntimeError as error:
+            if self.device == "cpu" or not _is_out_of_memory(error):
+                raise
+            left = self.device
+            self.move_to_cpu()
+            raise AcceleratorOutOfMemory(f"{left} has no memory left; the model goes on on the CPU ({describe(error)[:200]})") from error
+
+    def run(self, compute: Callable[[], _Result]) -> _Result:
+        """What ``compute`` gives, which keeps nothing on the device; it is called again on the CPU where an accelerator was left."""
+        try:
+            with self.computing():
+                return compute()
+        except AcceleratorOutOfMemory:
+            with self.computing():
+                return compute()
+
+    def move_to_cpu(self) -> None:
+        """Leave the accelerator; said in the log."""
+        import torch  # noqa: PLC0415
+
+        log.warning("accelerator_out_of_memory", model=str(self.directory), device=self.device, instead="cpu")
+        self.module.to("cpu")
+        self.device = "cpu"
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
 
 
 @functools.cache
@@ -159,6 +203,8 @@ def load_model(directory: Path, model_class: str | tuple[str, ...], device: str)
     Raises:
         ModelLoadFailed: a file is missing, damaged or not the one that SHA256SUMS lists (where there is one), the class is
             another, the vocabulary does not fit the weights, a weight is missing or has another shape.
+
+    Where the device has too little memory the model is on the CPU.
     """
     files = _files(directory)
     _check_sums(directory)
@@ -183,9 +229,23 @@ def load_model(directory: Path, model_class: str | tuple[str, ...], device: str)
         raise
     except Exception as error:  # FunASR's constructors raise whatever a wrong config leads them to
         raise ModelLoadFailed(f"{files['config']} does not describe a {found} FunASR can build: {describe(error)}") from error
-    module.to(device).eval()
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
-    return FunasrModel(directory, module, tokens, tokenizer, frontend, device, num_parameters)
+    model = FunasrModel(directory, module.eval(), tokens, tokenizer, frontend, device, num_parameters)
+    try:
+        module.to(device)
+    except RuntimeError as error:
+        if not _is_out_of_memory(error):
+            raise
+        model.move_to_cpu()
+    return model
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Of an accelerator: torch's own exception, or what CUDA's libraries say."""
+    import torch  # noqa: PLC0415
+
+    said = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or ("cuda" in said and "out of memory" in said) or "alloc_failed" in said
 
 
 def _files(directory: Path) -> dict[str, Path]:

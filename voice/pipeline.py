@@ -210,6 +210,7 @@ class Pipeline:
     def abandon(self) -> list[AnyEvent]:
         """Give the utterance in flight what was shown last as its final, without asking the recogniser: the process ends in a bug."""
         if self._utterance:
+            self._utterance.finalizing = True  # the bare text: the finalizer may be what broke
             ended = self._utterance.ended or SpeechEnded(self._now, self._now, "shutdown")
             self._conclude(self._utterance, ended, self._utterance.shown)
         return self._take_events()

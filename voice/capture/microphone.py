@@ -23,18 +23,16 @@ import numpy as np
 import structlog
 
 from voice.audio import AudioBlock
+from voice.capture.gap_meter import GapMeter, clock_sec
 from voice.errors import AudioDeviceLost, AudioDeviceUnavailable, AudioStalled, ConfigInvalid, InputError, describe
 
 _OPEN_TIMEOUT_SEC = 15.0
 _CLOSE_TIMEOUT_SEC = 2.0
 _FIRST_BLOCK_SEC = 5.0
 """Grace for the first block: PulseAudio's monitor sources were seen to take up to 2.3 s."""
+_ABSENT_SEC = 1.0
+"""Between two signs of life of the reading thread, or within a read: then this process was away, not the microphone."""
 _FIRST_RETRY_SEC, _LONGEST_RETRY_SEC = 0.25, 2.0
-_CLOCK_SLACK_SEC = 0.1
-"""Callbacks come in bursts: so much of a difference between the clock and the frames is no loss."""
-
-_DRIFT_WINDOW_SEC = 60.0
-
 log = structlog.get_logger()
 
 
@@ -79,6 +77,7 @@ class Microphone:
         self._retry_sec = _FIRST_RETRY_SEC
         self._audio_ended_at: float | None = None
         self._zeros_sec = 0.0
+        self._awake_at = self._watching_since = -math.inf
         self._failure: AudioDeviceUnavailable | None = None
         self._last_loss: AudioBlock | None = None
         self.ended = False
@@ -109,7 +108,9 @@ class Microphone:
         if self._failure:
             failure, self._failure = self._failure, None
             raise failure
+        self._notice_absence()
         block = self._queue.get(0 if self.ended or self._capture is None else timeout_sec)
+        self._notice_absence()
         if block is not None:
             self._watch_for_zeros(block)
             return block
@@ -118,7 +119,7 @@ class Microphone:
             return block
         if self._capture is None:
             self._reopen(timeout_sec)
-        elif lost := self._capture.failure(self._settings.stall_sec):
+        elif lost := self._capture.failure(self._settings.stall_sec, self._watching_since):
             self._abandon()
             raise lost
         return None
@@ -148,18 +149,26 @@ class Microphone:
             sounddevice._initialize()  # noqa: SLF001
         return _Capture(sounddevice, self._settings, self._queue, self._audio_ended_at)
 
+    def _notice_absence(self) -> None:
+        """A process that was frozen does not take that for the microphone's silence: what waits in the device comes first."""
+        now, before = clock_sec(), self._awake_at
+        self._awake_at = now
+        if now - before > _ABSENT_SEC:
+            self._watching_since = now
+
     def _abandon(self) -> None:
         """The device is of no use any more; begin to look for it."""
         capture, self._capture = self._capture, None
         if capture:
+            capture.retire()
             self._audio_ended_at = capture.last_frame_at
             self._control.submit(capture.close)  # before the next opening, on the same thread
-        self._retry_sec, self._next_try_at = _FIRST_RETRY_SEC, time.monotonic()
+        self._retry_sec, self._next_try_at = _FIRST_RETRY_SEC, clock_sec()
         self._zeros_sec = 0.0
 
     def _reopen(self, timeout_sec: float) -> None:
         """Go on with the search, for so long."""
-        now = time.monotonic()
+        now = clock_sec()
         if self._opening is None:
             if now < self._next_try_at:
                 time.sleep(min(timeout_sec, self._next_try_at - now))
@@ -170,7 +179,7 @@ class Microphone:
             self._capture = _result(self._opening, timeout_sec)
         except AudioDeviceUnavailable as error:
             if not self._opening.done():
-                if time.monotonic() < self._opening_until:
+                if clock_sec() < self._opening_until:
                     return
                 self._control = _ControlThread()  # the old one hangs
                 self._opening.add_done_callback(_close_unwanted)
@@ -178,7 +187,7 @@ class Microphone:
         except ConfigInvalid as error:  # an index that is not there for now
             log.debug("microphone_not_back", error=describe(error), again_in_sec=self._retry_sec)
         self._opening = None
-        self._next_try_at = time.monotonic() + self._retry_sec
+        self._next_try_at = clock_sec() + self._retry_sec
         self._retry_sec = min(2 * self._retry_sec, _LONGEST_RETRY_SEC)
 
     def _watch_for_zeros(self, block: AudioBlock) -> None:
@@ -251,7 +260,7 @@ class _Capture:
             sounddevice: the module.
             settings: which device, and how.
             blocks: where its audio goes.
-            audio_ended_at: end of the audio before it, on the monotonic clock: from there on audio is missing. None at the first.
+            audio_ended_at: end of the audio before it, on the clock: from there on audio is missing. None at the first.
         """
         self._blocks = blocks
         self._gap = GapMeter()
@@ -261,7 +270,7 @@ class _Capture:
         index, device = find_device(sounddevice.query_devices(), sounddevice.default.device[0], settings.device)
         self.name: str = device["name"]
         self._rate_hz = int(device["default_samplerate"])
-        self.last_frame_at = time.monotonic()
+        self.last_frame_at = clock_sec()
         self._first_block_until = self.last_frame_at + _FIRST_BLOCK_SEC
         self._channels = min(settings.channels, device["max_input_channels"])
         self._stream = sounddevice.InputStream(
@@ -277,19 +286,23 @@ class _Capture:
         self._stream.start()
         log.info("microphone_opened", device=self.name, rate_hz=self._rate_hz)
 
-    def failure(self, stall_sec: float) -> AudioDeviceLost | None:
-        """Why nothing more comes, if that is so."""
+    def failure(self, stall_sec: float, watching_since: float) -> AudioDeviceLost | None:
+        """Why nothing more comes, if that is so; a process that was frozen itself has to watch it for as long first."""
         if self._finished:
             return AudioDeviceLost(f"'{self.name}' stopped delivering audio")
-        now = time.monotonic()
-        silent_sec = now - self.last_frame_at
+        now = clock_sec()
+        silent_sec = now - max(self.last_frame_at, watching_since)
         if now > self._first_block_until and silent_sec > stall_sec:
             return AudioStalled(f"'{self.name}' delivered no audio for {silent_sec:.1f} s")
         return None
 
+    def retire(self) -> None:
+        """Take no more frames."""
+        self._closing = True
+
     def close(self) -> None:
         """Stop the device."""
-        self._closing = True
+        self.retire()
         self._stream.close()
 
     def last_loss(self) -> AudioBlock | None:
@@ -301,7 +314,7 @@ class _Capture:
         del time_info
         if self._closing:
             return
-        now = self.last_frame_at = time.monotonic()
+        now = self.last_frame_at = clock_sec()
         lost = self._gap.lost_frames(now, num_frames, self._rate_hz, overflowed=bool(status.input_overflow))
         announced = self._audio_ended_at is not None
         if self._audio_ended_at is not None:
@@ -334,44 +347,6 @@ class _ControlThread:
                 future.set_result(call())
             except BaseException as error:  # noqa: BLE001 -- handed to the caller of submit
                 future.set_exception(error)
-
-
-class GapMeter:
-    """Frames that a device lost, from the clock: PortAudio says that there was an overflow, not how long it was."""
-
-    def __init__(self) -> None:
-        self._started_at: float | None = None
-        self._frames = 0
-        self._dropped = 0
-        # The least delay of the last two windows: clocks drift apart, 100 ppm make a second in three hours.
-        self._window_end = 0.0
-        self._least_delays_sec = (math.inf, math.inf)
-
-    def drop(self, num_frames: int) -> None:
-        """Frames that were delivered but found no place; the next block reports them."""
-        self._dropped += num_frames
-
-    def take_dropped(self) -> int:
-        """What no block has reported."""
-        dropped, self._dropped = self._dropped, 0
-        return dropped
-
-    def lost_frames(self, now: float, num_frames: int, rate_hz: int, *, overflowed: bool) -> int:
-        """Frames lost before the ``num_frames`` that are delivered ``now``."""
-        if self._started_at is None:
-            self._started_at = now - num_frames / rate_hz
-        delay_sec = now - self._started_at - (self._frames + num_frames) / rate_hz
-        lost = 0
-        if overflowed:
-            expected_sec = min(*self._least_delays_sec, delay_sec) + _CLOCK_SLACK_SEC
-            lost = round(max(delay_sec - expected_sec, num_frames / rate_hz) * rate_hz)
-            delay_sec -= lost / rate_hz
-        if now >= self._window_end:
-            self._window_end = now + _DRIFT_WINDOW_SEC
-            self._least_delays_sec = (self._least_delays_sec[1], delay_sec)
-        self._least_delays_sec = (self._least_delays_sec[0], min(self._least_delays_sec[1], delay_sec))
-        self._frames += num_frames + lost
-        return lost + self.take_dropped()
 
 
 def import_sounddevice() -> Any:

@@ -39,8 +39,8 @@ class Emotion2vec:
         """
         import torch  # noqa: PLC0415
 
-        with torch.inference_mode():
-            results, _ = self._model.module.inference(
+        results, _ = self._model.run(
+            lambda: self._model.module.inference(
                 [torch.from_numpy(samples)],
                 key=["utterance"],
                 tokenizer=self._model.tokenizer,
@@ -48,6 +48,7 @@ class Emotion2vec:
                 device=self._model.device,
                 extract_embedding=False,
             )
+        )
         scores = dict.fromkeys(EMOTION_NAMES, 0.0)
         for name, score in zip(self._names, results[0]["scores"], strict=True):
             assert name is not None  # noqa: S101 -- the constructor refused such a model

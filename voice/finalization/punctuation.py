@@ -47,15 +47,14 @@ class CtTransformer:
         return "".join(pieces)
 
     def _marks_behind(self, words: list[str]) -> list[str]:
-        import torch  # noqa: PLC0415
-
-        with torch.inference_mode():
-            results, _ = self._model.module.inference(
+        results, _ = self._model.run(
+            lambda: self._model.module.inference(
                 [" ".join(words).lower() + " "],  # the space: FunASR would open a file of that name
                 key=["utterance"],
                 tokenizer=self._model.tokenizer,
                 device=self._model.device,
             )
+        )
         marks = [self._marks[index] for index in results[0]["punc_array"].tolist()]
         if len(marks) != len(words):
             raise ValueError(f"the punctuation model answered with {len(marks)} marks for {len(words)} words")

@@ -36,7 +36,8 @@ class RememberedPositions(torch.nn.Module):
     def __init__(self, encoder: Any) -> None:
         super().__init__()
         self._encoder = encoder
-        self._table: torch.Tensor | None = None
+        self._table: torch.Tensor | None
+        self.register_buffer("_table", None, persistent=False)  # moves with the model
 
     def forward(self, frames: torch.Tensor, cache: dict[str, Any]) -> torch.Tensor:
         """Add the encodings of the positions that follow ``cache["start_idx"]``, and advance it."""

@@ -86,6 +86,8 @@ class ChunkState:
     encoder: dict[str, Any]
     decoder: dict[str, Any]
     cif: CifState
+    device: str
+    """Where the caches are."""
     num_frames: int = 0
     """Feature frames seen: the frontier."""
     frontend: dict[str, Any] = field(default_factory=dict)
@@ -93,6 +95,11 @@ class ChunkState:
     def copy(self) -> ChunkState:
         """State that goes on by itself."""
         return replace(self, encoder=copy_cache(self.encoder), decoder=copy_cache(self.decoder), frontend=copy_cache(self.frontend))
+
+    def move_to(self, device: str) -> None:
+        """Go on where the model is now."""
+        self.encoder, self.decoder = (copy_cache(cache, device) for cache in (self.encoder, self.decoder))
+        self.device = device
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +162,7 @@ class Paraformer:
             "tail_chunk": False,
         }
         decoder = {"decode_fsmn": None, "decoder_chunk_look_back": preset.decoder_look_back, "opt": None, "chunk_size": chunk_size}
-        return ChunkState(encoder, decoder, CifState(np.float32(0), np.zeros(self._width, np.float32)))
+        return ChunkState(encoder, decoder, CifState(np.float32(0), np.zeros(self._width, np.float32)), self.device)
 
     def features(self, samples: Samples, cache: dict[str, Any], *, is_final: bool) -> Any:
         """Return torch float32, (1, num_frames, 560); the frontend holds back up to 100 ms in ``cache`` unless final."""
@@ -173,9 +180,15 @@ class Paraformer:
         return self.encode(context, state, preset)
 
     def encode(self, features: Any, state: ChunkState, preset: ChunkPreset) -> EncodedChunk:
-        """Run the encoder over the context it holds and ``features``, which it overwrites."""
-        with self._torch.inference_mode():
-            features = features.to(self._model.device)
+        """Run the encoder over the context it holds and ``features``, which it overwrites.
+
+        Raises:
+            AcceleratorOutOfMemory: the utterance has to be begun anew.
+        """
+        if state.device != self.device:
+            state.move_to(self.device)
+        with self._model.computing():
+            features = features.to(self.device)
             lengths = self._torch.tensor([features.shape[1]])
             first_frame = state.num_frames - (0 if state.encoder["tail_chunk"] else preset.context)
             output, _, _ = self._module.encoder.forward_chunk(features, lengths, cache=state.encoder)
@@ -232,14 +245,17 @@ class Paraformer:
 
         Returns:
             The readings of ``fired``, and those of ``look_ahead``.
+
+        Raises:
+            AcceleratorOutOfMemory: the utterance has to be begun anew.
         """
         firings = [*fired, *look_ahead]
         if not firings:
             return [], []
         if not fired:
             cache = copy_cache(cache)
-        with self._torch.inference_mode():
-            embeddings = self._torch.from_numpy(np.stack([firing.embedding for firing in firings]))[None].to(self._model.device)
+        with self._model.computing():
+            embeddings = self._torch.from_numpy(np.stack([firing.embedding for firing in firings]))[None].to(self.device)
             logits = self._module.decoder.forward_chunk(chunk.output, embeddings, cache)
             log_posteriors = self._torch.log_softmax(logits[0] / self._temperature, dim=-1).cpu().numpy()
         if look_ahead:
@@ -263,8 +279,10 @@ def read_whole(model: Paraformer, samples: Samples, first_sample: int, *, is_fin
     return model.decode(chunk, fired, state.decoder, first_sample)[0]
 
 
-def copy_cache(cache: Any) -> Any:
-    """An independent cache that shares the tensors: FunASR replaces tensors and mutates only the containers."""
+def copy_cache(cache: Any, device: str | None = None) -> Any:
+    """An independent cache that shares the tensors, or has them on ``device``: FunASR replaces tensors and mutates only the containers."""
     if isinstance(cache, dict):
-        return {key: copy_cache(value) for key, value in cache.items()}
-    return [copy_cache(value) for value in cache] if isinstance(cache, list) else cache
+        return {key: copy_cache(value, device) for key, value in cache.items()}
+    if isinstance(cache, list):
+        return [copy_cache(value, device) for value in cache]
+    return cache.to(device) if device and hasattr(cache, "to") else cache

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voice.audio import Samples
 from voice.funasr_models import FunasrModel
@@ -54,16 +55,19 @@ class OfflinePass:
         Args:
             samples: float32, (num_samples,), 16 kHz mono.
         """
-        module = self._model.module
         search = TokenSearch(self.vocabulary, self._hotwords())
-        with self._torch.inference_mode():
-            waveform = self._torch.from_numpy(np.array(samples, np.float32))[None]
-            features, lengths = self._model.frontend(waveform, self._torch.tensor([len(samples)]))
-            encoded, lengths = module.encode(features.to(self._model.device), lengths.to(self._model.device))[:2]
-            embeddings, counts = module.calc_predictor(encoded, lengths)[:2]
-            counts = counts.round().long()
-            if int(counts.max()) < 1:
-                return []
-            log_posteriors, _ = module.cal_decoder_with_predictor(encoded, lengths, embeddings, counts)[:2]
-            rows = log_posteriors[0, : int(counts[0])].float().cpu().numpy()
+        rows = self._model.run(lambda: self._log_posteriors(samples))
         return search.advance([Reading(row, 0, len(samples)) for row in rows]) + search.finish()
+
+    def _log_posteriors(self, samples: Samples) -> list[NDArray[np.float32]]:
+        """(vocabulary,) of every token."""
+        module, device = self._model.module, self._model.device
+        waveform = self._torch.from_numpy(np.array(samples, np.float32))[None]
+        features, lengths = self._model.frontend(waveform, self._torch.tensor([len(samples)]))
+        encoded, lengths = module.encode(features.to(device), lengths.to(device))[:2]
+        embeddings, counts = module.calc_predictor(encoded, lengths)[:2]
+        counts = counts.round().long()
+        if int(counts.max()) < 1:
+            return []
+        log_posteriors, _ = module.cal_decoder_with_predictor(encoded, lengths, embeddings, counts)[:2]
+        return list(log_posteriors[0, : int(counts[0])].float().cpu().numpy())
