@@ -5,6 +5,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 PYTHON_OLD ?= $(shell for python in python3.11 python3.10 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
+# Half of the tests wait in real time: more of them run side by side than there are cores.
+TESTS := .venv/bin/python -m pytest -n 4 --dist worksteal
 MAKEFLAGS += --no-print-directory
 
 .PHONY: demo test test-fast check format schema fuzz soak faults bench embedded-models setup setup-dev clean
@@ -13,16 +15,15 @@ demo: .venv/.installed
 	@for wav in examples/*.wav; do $(BIN)/python asr_service_streaming.py --embedded --input "$$wav" || exit; done
 
 test: .venv/.installed-dev
-	@$(BIN)/python -m pytest
+	@$(TESTS)
 
 test-fast: .venv/.installed-dev
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(TESTS) -m "not slow"
 
 check: .venv/.installed-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q -m "not slow"
 
 format: .venv/.installed-dev
 	@$(BIN)/ruff format .
@@ -31,13 +32,17 @@ format: .venv/.installed-dev
 schema: .venv/.installed
 	@$(BIN)/python -m voice.output.events
 
-# 100,000 inputs and more; FUZZ_SCALE=100 for a night.
+# 100,000 random inputs and more (FUZZ_SCALE=100 for a night), then inputs chosen by the code they reach, where Atheris has a wheel.
 fuzz: .venv/.installed-dev
-	@FUZZ_SCALE=$${FUZZ_SCALE:-10} $(BIN)/python -m pytest -q tests/test_fuzz.py
+	@FUZZ_SCALE=$${FUZZ_SCALE:-10} $(TESTS) -q tests/test_fuzz.py
+	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: atheris==3.0.0; \
+	then $(BIN)/python tests/fuzz_by_coverage.py --seconds $${FUZZ_SECONDS:-20}; \
+	else echo "Atheris has no wheel for this Python: no fuzzing by coverage"; fi
 
-# Stops at every 100 ms of an utterance, exceptions in each stage, microphones that come and go.
+# Stops at every 100 ms of an utterance, a reader that stalls for a minute, ten minutes of debug log that nobody reads, exceptions in
+# each stage, microphones that come and go: a quarter of an hour.
 faults: .venv/.installed-dev
-	@FAULTS_STEP_MS=100 $(BIN)/python -m pytest tests/test_faults.py tests/test_microphone_life.py tests/test_control.py tests/test_event_queue.py
+	@FAULTS_STEP_MS=100 FAULTS_LONG=1 $(TESTS) tests/test_faults.py tests/test_microphone_life.py tests/test_control.py tests/test_event_queue.py
 
 # A day of audio; about half an hour on two cores.
 soak: .venv/.installed-dev

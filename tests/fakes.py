@@ -92,7 +92,7 @@ class CountingStream:
 
     def _token(self, index: int) -> Token:
         start = self.first_sample + index * SLICE
-        return Token(chr(0x4E00 + start // SLICE), start, start + SLICE, 0.5 + (index % 5) / 10)
+        return Token(chr(0x4E00 + start // SLICE % 20_000), start, start + SLICE, 0.5 + (index % 5) / 10)
 
 
 def speech(seconds: float) -> Samples:

@@ -8,6 +8,8 @@ never returns from one.
 from __future__ import annotations
 
 import argparse
+import itertools
+import os
 import re
 import subprocess
 import sys
@@ -35,8 +37,7 @@ def main() -> int:
         command = [sys.executable, __file__, "--run", name, "--seconds", str(arguments.seconds)]
         with tempfile.TemporaryDirectory() as directory:  # libFuzzer leaves the input that crashed where it stands
             result = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, cwd=directory)
-        counted = re.search(r"stat::number_of_executed_units:\s+(\d+)|Done (\d+) runs", result.stderr)
-        inputs = int(counted[1] or counted[2]) if counted else 0
+        inputs = int((re.findall(r"^inputs: (\d+)$", result.stderr, re.MULTILINE) or ["0"])[-1])
         reached = re.findall(r"cov: (\d+)", result.stderr)
         total += inputs
         failed += result.returncode != 0 or not inputs
@@ -59,14 +60,18 @@ def fuzz_for_ever(name: str, seconds: int) -> None:
     from hypothesis import HealthCheck, given, settings
 
     check, strategy = TARGETS[name]
+    inputs = itertools.count(1)
     with tempfile.TemporaryDirectory() as directory:
 
         @settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(strategy)
         def one(drawn: tuple[object, ...]) -> None:
             check(Path(directory), *drawn)
+            count = next(inputs)  # of the bytes that hypothesis can draw an input from
+            if count % 10 == 0:
+                os.write(2, b"\ninputs: %d\n" % count)  # libFuzzer ends the process without a word to Python
 
-        atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", "-max_len=8192", "-print_final_stats=1"], one.hypothesis.fuzz_one_input)
+        atheris.Setup([sys.argv[0], f"-max_total_time={seconds}", "-max_len=8192"], one.hypothesis.fuzz_one_input)
         atheris.Fuzz()
 
 
