@@ -44,7 +44,7 @@ fuzz: .venv/.installed-dev
 faults: .venv/.installed-dev
 	@FAULTS_STEP_MS=100 FAULTS_LONG=1 $(TESTS) tests/test_faults.py tests/test_microphone_life.py tests/test_control.py tests/test_event_queue.py
 
-# A day of audio; about half an hour on two cores.
+# A day of audio; four minutes.
 soak: .venv/.installed-dev
 	@$(BIN)/python tests/soak/day.py --plot bench/soak.png
 

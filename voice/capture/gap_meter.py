@@ -16,6 +16,8 @@ _CLOCK_SLACK_SEC = 0.1
 """Callbacks come in bursts: so much of a difference between the clock and the frames is no loss."""
 _DRIFT_WINDOW_SEC = 60.0
 _AHEAD_SEC = 0.5
+_MOST_HELD_SEC = 60.0
+"""No device and no sound server holds more for a process that does not read: PulseAudio was seen to hold 12 s."""
 _SETTLED_SEC = 2.0
 """A clock that runs ahead by more than the one for longer than the other tells of a loss that nobody reported: late frames come sooner."""
 
@@ -62,7 +64,7 @@ class GapMeter:
         return dropped
 
     def lost_frames(self, now: float, num_frames: int, rate_hz: int, *, overflowed: bool) -> int:
-        """Frames lost before the ``num_frames`` that are delivered ``now``; those of an unreported loss are told ``_SETTLED_SEC`` late."""
+        """Frames lost before the ``num_frames`` that are delivered ``now``; a loss that nobody reported is told ``_SETTLED_SEC`` late."""
         if self._started_at is None:
             self._started_at = now - num_frames / rate_hz
         delay_sec = now - self._started_at - (self._frames + num_frames) / rate_hz
@@ -83,10 +85,15 @@ class GapMeter:
         return lost + self.take_dropped()
 
     def _unreported_sec(self, now: float, ahead_sec: float, heard_sec: float) -> float:
-        """What was lost, once the clock has been ahead for a while and what waited somewhere is not what comes now; else 0."""
+        """What was lost, once the clock has been ahead for a while and what waited somewhere is not what comes now; else 0.
+
+        At once where it is far ahead: the machine slept, and what comes now does not belong to what was said before.
+        """
         if ahead_sec < _AHEAD_SEC:
             self._ahead = None
             return 0.0
+        if ahead_sec > _MOST_HELD_SEC:
+            return ahead_sec - _CLOCK_SLACK_SEC
         ahead = self._ahead
         if ahead is None or ahead_sec < ahead.first_sec - _CLOCK_SLACK_SEC:  # frames that waited still come in
             self._ahead = _Ahead(now, ahead_sec, ahead_sec)
