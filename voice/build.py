@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 import structlog
 
-from voice.audio import SAMPLE_RATE_HZ, ms_to_samples
+from voice.audio import SAMPLE_RATE_HZ, Samples, ms_to_samples
 from voice.config import Mode, Settings
 from voice.endpointing.endpointer import EndpointerSettings, VoiceActivity
 from voice.endpointing.fsmn import FsmnVad
@@ -88,8 +88,13 @@ def locate_models(settings: Settings) -> ModelDirectories:
     return ModelDirectories(recognition, vad, second_pass, punctuation, emotion, tuple(problems))
 
 
-def build_service(settings: Settings, mode: Mode, directories: ModelDirectories) -> Service:
-    """Load every model and put the stages together.
+def build_service(
+    settings: Settings,
+    mode: Mode,
+    directories: ModelDirectories,
+    keep: Callable[[str, Samples], None] = lambda _id, _samples: None,
+) -> Service:
+    """Load every model and put the stages together; ``keep`` is given the trace id and the audio of each utterance.
 
     Raises:
         ConfigInvalid: the hotwords are wrong.
@@ -111,7 +116,7 @@ def build_service(settings: Settings, mode: Mode, directories: ModelDirectories)
     emotion_thread = EmotionThread(emotion, _emotion_settings(settings)) if emotion else None
     steps = _text_steps(settings, hotwords, punctuator)
     finalizer = Finalizer(steps, emotion_thread, second_pass, max_wait_sec=_max_wait_sec(settings))
-    pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, new_trace_id)
+    pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, new_trace_id, keep=keep)
     name = str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
     log.info(
         "models_loaded",

@@ -104,6 +104,7 @@ def _parser(mode: Mode) -> argparse.ArgumentParser:
 
     output = parser.add_argument_group("output")
     output.add_argument("--status-events", dest="output.status_events", action="store_true", help="also write status and speech events")
+    output.add_argument("--record", dest="record.directory", metavar="DIR", help="keep the audio of each utterance, for bug reports")
     output.add_argument("--log-format", dest="log.format", metavar="console|json", help="form of the log on stderr")
     output.add_argument("--log-level", dest="log.level", metavar="LEVEL", help="debug, info, warning or error")
     return parser

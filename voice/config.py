@@ -126,6 +126,13 @@ class EmotionSettings(Section):
     max_wait_ms: Annotated[int, Field(ge=0, le=60_000)]
 
 
+class RecordSettings(Section):
+    """``record``"""
+
+    directory: Annotated[str, Field(min_length=1)] | None
+    max_mb: Annotated[int, Field(ge=1, le=10_000_000)]
+
+
 class OutputSettings(Section):
     """``output``"""
 
@@ -166,6 +173,7 @@ class Settings(BaseSettings):
     final: FinalSettings
     emotion: EmotionSettings
     output: OutputSettings
+    record: RecordSettings
     log: LogSettings
 
     @classmethod

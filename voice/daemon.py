@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType
 
@@ -43,6 +44,7 @@ from voice.finalization.emotion_thread import EmotionThread
 from voice.funasr_models import limit_spinning
 from voice.output.event_queue import EventQueue
 from voice.output.events import SCHEMA_VERSION, AnyEvent, ErrorEvent, FinalEvent, PartialEvent, StatusEvent, Totals
+from voice.output.recorder import Recorder
 from voice.output.writer import STDOUT_FILENO, take_stdout
 from voice.parent import stdin_is_pipe, watch_parent
 from voice.pipeline import UtteranceSummary
@@ -57,6 +59,7 @@ STDIN_FILENO = 0
 _STALLED_READER_SEC = 3.0
 """At the end a reader that does not read gets so long."""
 _LAST_LOG_LINES_SEC = 0.5
+_LAST_RECORDINGS_SEC = 0.5
 _LATE_EMOTIONS_SEC, _LATE_EMOTIONS_STOPPED_SEC = 10.0, 0.5
 """At the end of the input, or at a stop, emotions that are still being heard are waited for so long."""
 
@@ -113,6 +116,7 @@ class Daemon:
         self._emotion: EmotionThread | None = None
         self._control = ControlChannel(STDIN_FILENO) if settings.control == "stdin" else None
         self._muted = self._away = False
+        self._recorder: Recorder | None = None
         self._watchdog_told_at = 0.0
 
     @property
@@ -125,6 +129,7 @@ class Daemon:
         source: AudioSource | None = None
         try:
             self._status("loading")
+            self._recorder = open_recorder(self._settings)
             self._stop.interrupts = True
             if self._settings.audio.input == "mic":
                 directories = locate_models(self._settings)
@@ -132,7 +137,7 @@ class Daemon:
             else:
                 source = open_source(self._settings)  # a file that is not there is said before anything is downloaded
                 directories = locate_models(self._settings)
-            service = build_service(self._settings, self._mode, directories)
+            service = build_service(self._settings, self._mode, directories, *([self._recorder.keep] if self._recorder else []))
             self._stop.interrupts = False
             self._emotion = service.emotion
             if self._stop.requested:
@@ -146,6 +151,8 @@ class Daemon:
             self._stop.interrupts = False
             if source is not None:
                 source.close()
+            if self._recorder:
+                self._recorder.close(_LAST_RECORDINGS_SEC)
 
     def _serve(self, source: AudioSource, service: Service) -> int:
         for problem in service.problems:
@@ -157,6 +164,9 @@ class Daemon:
         try:
             code = self._listen(source, service)
             self._await_emotions(service)
+            if self._recorder:
+                self._recorder.close(_LAST_RECORDINGS_SEC)
+            self._tell_of_recordings(service)
         except VoiceError:
             raise
         except Exception:
@@ -179,6 +189,7 @@ class Daemon:
                 if block is not None:
                     self._process(source, service, block)
                 self._write(service.pipeline.late_emotions())
+                self._tell_of_recordings(service)
         except InputError as error:
             log.error("input_failed", error=describe(error))
             self._write(service.pipeline.report_error(error.error_code, describe(error), recoverable=False))
@@ -187,6 +198,11 @@ class Daemon:
             return error.exit_code
         self._drain(source, service)
         return EXIT_OK
+
+    def _tell_of_recordings(self, service: Service) -> None:
+        """That they are missing, once until one could be written again."""
+        for reason in self._recorder.take_failures() if self._recorder else ():
+            self._write(service.pipeline.report_error("record_failed", reason, recoverable=True))
 
     def _tell_watchdog(self) -> None:
         """That this thread goes round, once a second."""
@@ -389,6 +405,18 @@ def open_source(settings: Settings) -> AudioSource:
             wait_for_device=audio.wait_for_device,
         )
     )
+
+
+def open_recorder(settings: Settings) -> Recorder | None:
+    """Where the settings want utterances kept.
+
+    Raises:
+        ConfigInvalid: the directory cannot be made, or not written to.
+    """
+    if settings.record.directory is None:
+        return None
+    directory = Path(settings.record.directory).expanduser().absolute()
+    return Recorder(directory, settings.record.max_mb * 2**20, lambda: datetime.now(timezone.utc))
 
 
 def _real_time_pace() -> Callable[[float], float]:

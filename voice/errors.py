@@ -36,6 +36,7 @@ ErrorCode = Literal[
     "model_load_failed",
     "config_invalid",
     "control_invalid",
+    "record_failed",
     "runtime_error",
 ]
 
