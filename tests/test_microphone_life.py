@@ -205,14 +205,15 @@ def test_a_stop_is_obeyed_while_the_microphone_is_away(microphone: VirtualMicrop
 
 
 def test_a_stream_that_is_moved_to_another_source_goes_on_there(microphone: VirtualMicrophone) -> None:
-    """As when somebody picks another microphone in the desktop's settings."""
+    """As when somebody picks another microphone in the desktop's settings. A monitor source takes up to 2 s to wake up."""
     microphone.control("load-module", "module-null-sink", "sink_name=other", "rate=48000", "channels=2")
-    service = microphone.listen("streaming", "--device", "pulse")
+    arguments = ("--input", "mic", "--status-events", "--device", "pulse")
+    service = start_service("streaming", *arguments, VOICE_ASR__AUDIO__STALL_MS="5000", **microphone.variables)
     service.wait_for(state("listening"))
     speak(microphone, service)
     (stream,) = microphone.control("list", "short", "source-outputs").splitlines()
     microphone.control("move-source-output", stream.split()[0], "other.monitor")
-    time.sleep(2.5)  # the monitor wakes up
+    time.sleep(2.5)
     microphone.sink = "other"
     speak(microphone, service)
     microphone.control("unload-module", microphone.control("list", "short", "modules").splitlines()[-1].split()[0])
