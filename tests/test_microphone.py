@@ -104,7 +104,8 @@ class Device:
     def block(self, *, lost_frames: int = 0, late_sec: float = 0.0, overflowed: bool = False, seconds_per_second: float = 1.0) -> int:
         """One block after ``lost_frames`` that never came, whose callback runs ``late_sec`` after it was full."""
         self.now += (lost_frames + BLOCK_FRAMES) / RATE_HZ * seconds_per_second
-        return self.meter.lost_frames(self.now + late_sec, BLOCK_FRAMES, RATE_HZ, overflowed=overflowed)
+        here, self.earlier = self.meter.lost_frames(self.now + late_sec, BLOCK_FRAMES, RATE_HZ, overflowed=overflowed)
+        return here + self.earlier
 
     def blocks(self, count: int) -> list[int]:
         return [self.block() for _ in range(count)]
@@ -139,6 +140,15 @@ def test_a_loss_that_nobody_reports_is_told_by_a_clock_that_stays_ahead(lost_sec
     (told_at,) = (place for place, frames in enumerate(lost) if frames)
     assert told_at < 100, "within 3 s"
     assert (told_at == 0) == (lost_sec > 60), "after a long sleep at once"
+
+
+def test_a_loss_that_turns_out_late_is_not_told_of_the_block_that_tells_it():
+    device = Device()
+    device.blocks(100)
+    device.block(lost_frames=RATE_HZ)
+    while not device.block():
+        assert device.earlier == 0
+    assert device.earlier == RATE_HZ - SLACK_FRAMES
 
 
 @pytest.mark.parametrize("lost_sec", [0.2, 0.5, 3, 60])

@@ -388,6 +388,31 @@ def test_a_long_gap_ends_the_utterance_and_the_index_goes_on_behind_it() -> None
     assert recognizer.streams[0].first_sample + len(recognizer.streams[0].audio) == 2_000 * MS
 
 
+@pytest.mark.parametrize(("spoken_before_sec", "lost_ms"), [(3, 5_000), (1, 0)])
+def test_a_loss_that_turns_out_late_cuts_no_utterance_and_moves_the_index_in_the_next_pause(spoken_before_sec: int, lost_ms: int) -> None:
+    """It was some two seconds ago: an utterance that began since has not lost it."""
+    recognizer = CountingRecognizer()
+    pipeline = build(recognizer)
+    before, after = np.concatenate((silence(1), speech(spoken_before_sec))), speech(2)
+    first_end_ms = 1_000 * (1 + spoken_before_sec + 2)
+    events = pipeline.process(block(before))
+    events += pipeline.process(replace(block(after), lost_earlier_frames=5_000 * MS))
+    assert pipeline.totals.lost_ms == 5_000
+    assert pipeline.totals.audio_ms == first_end_ms + 5_000
+    for piece in (silence(2), silence(0.5), speech(1), silence(2)):
+        events += pipeline.process(block(piece))
+    events = dumped([*events, *pipeline.finish("end_of_input")])
+    one, two = of_type(events, "final")
+    (error,) = of_type(events, "error_event")
+    assert (error["error_code"], error["recoverable"], error["trace_id"]) == ("audio_overrun", True, one["trace_id"])
+    assert (one["endpoint"], one["lost_ms"]) == ("silence", lost_ms)
+    assert one["end_ms"] == pytest.approx(first_end_ms, abs=32)
+    assert (two["endpoint"], two["lost_ms"]) == ("silence", 0)
+    assert two["start_ms"] == pytest.approx(first_end_ms + 2_500 + 5_000, abs=32)
+    assert len(recognizer.streams[0].audio) == pytest.approx((spoken_before_sec + 2.6) * 16_000, abs=1_000)
+    assert pipeline.totals.lost_ms == 5_000
+
+
 def test_losses_close_together_are_one_episode() -> None:
     pipeline = build()
     events = pipeline.process(block(silence(1)))

@@ -47,6 +47,8 @@ class AudioBlock:
     """Frames at ``rate_hz`` that the input lost directly before this block."""
     loss_announced: bool = False
     """The input raised an error when the loss began: it needs no second one."""
+    lost_earlier_frames: int = 0
+    """Frames that the input lost some seconds before this block, as turned out only now."""
 
     @property
     def duration_sec(self) -> float:

@@ -38,6 +38,8 @@ log = structlog.get_logger()
 
 _LOSS_EPISODE_SAMPLES = SAMPLE_RATE_HZ
 """Losses closer together than this are one episode: one error event."""
+_LATE_SAMPLES = 2 * SAMPLE_RATE_HZ
+"""A loss that turns out late is about so old: an utterance that began since has not lost it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class Pipeline:
         self._utterance: _Utterance | None = None
         self._last_fed = 0
         self._last_loss: int | None = None
+        self._unplaced = 0  # lost some time ago, and not in the index yet
         self._load_sec = 0.0
         self._events: list[AnyEvent] = []
         self._summaries: list[UtteranceSummary] = []
@@ -148,8 +151,8 @@ class Pipeline:
         return Totals(
             utterances=self._utterances,
             empty_utterances=self._empty_utterances,
-            audio_ms=samples_to_ms(self._now + len(self._window)),
-            lost_ms=samples_to_ms(self._lost),
+            audio_ms=samples_to_ms(self._now + len(self._window) + self._unplaced),
+            lost_ms=samples_to_ms(self._lost + self._unplaced),
             rejected_ms=samples_to_ms(self._endpointer.rejected_samples),
             errors=self._errors,
         )
@@ -166,18 +169,18 @@ class Pipeline:
     def process(self, block: AudioBlock, load_sec: float = 0.0) -> list[AnyEvent]:
         """Take a block, with so many seconds of audio waiting behind it."""
         self._load_sec = load_sec
-        self._unwindowed.extend(self._resampler.accept(block))
+        self._unwindowed.extend(self._resampler.accept(self._placed(block)))
         self._run()
         return self._take_events()
 
     def discard(self, block: AudioBlock) -> None:
         """Count a block as lost: there is no time left to decode it."""
-        lost = round((len(block.samples) + block.lost_frames) * SAMPLE_RATE_HZ / block.rate_hz)
+        lost = round((len(block.samples) + block.lost_frames + block.lost_earlier_frames) * SAMPLE_RATE_HZ / block.rate_hz)
         self._count_loss(lost, "audio that waited at the stop was discarded")
 
     def skip(self, block: AudioBlock) -> None:
         """Let time pass over a block that is not to be heard, after ``finish``; nothing is lost by that."""
-        for chunk in self._resampler.accept(block):
+        for chunk in self._resampler.accept(replace(block, lost_frames=block.lost_frames + block.lost_earlier_frames)):
             self._now += chunk.lost_samples + len(chunk.samples)
         self._signal_start = self._now
 
@@ -237,6 +240,19 @@ class Pipeline:
         """Utterances that ended since the last call."""
         summaries, self._summaries = self._summaries, []
         return summaries
+
+    def _placed(self, block: AudioBlock) -> AudioBlock:
+        """Say a loss that turned out late, and put it into the next pause: where it was is not known, here it was not."""
+        earlier = round(block.lost_earlier_frames * SAMPLE_RATE_HZ / block.rate_hz)
+        if earlier:
+            self._say_loss(earlier, "some seconds ago audio was lost between device and recogniser")
+            if self._utterance and self._now - self._utterance.start > _LATE_SAMPLES:
+                self._utterance.lost += earlier
+            self._unplaced += earlier
+        if not self._unplaced or self._utterance or self._endpointer.state is not State.QUIET:
+            return block
+        frames, self._unplaced = round(self._unplaced * block.rate_hz / SAMPLE_RATE_HZ), 0
+        return replace(block, lost_frames=block.lost_frames + frames, loss_announced=True)
 
     def _take_events(self) -> list[AnyEvent]:
         events, self._events = self._events, []
@@ -440,6 +456,10 @@ class Pipeline:
         self._lost += lost
         if self._utterance:
             self._utterance.lost += lost
+        self._say_loss(lost, reason)
+
+    def _say_loss(self, lost: int, reason: str | None) -> None:
+        """Once an episode."""
         at = self._now + len(self._window)
         if reason and (self._last_loss is None or at - self._last_loss > _LOSS_EPISODE_SAMPLES):
             message = f"AudioLost: {samples_to_ms(lost)} ms and what may follow: {reason}"

@@ -63,37 +63,35 @@ class GapMeter:
         dropped, self._dropped = self._dropped, 0
         return dropped
 
-    def lost_frames(self, now: float, num_frames: int, rate_hz: int, *, overflowed: bool) -> int:
-        """Frames lost before the ``num_frames`` that are delivered ``now``; a loss that nobody reported is told ``_SETTLED_SEC`` late."""
+    def lost_frames(self, now: float, num_frames: int, rate_hz: int, *, overflowed: bool) -> tuple[int, int]:
+        """Frames lost directly before the ``num_frames`` that are delivered ``now``, and some ``_SETTLED_SEC`` before them."""
         if self._started_at is None:
             self._started_at = now - num_frames / rate_hz
         delay_sec = now - self._started_at - (self._frames + num_frames) / rate_hz
         usual_sec = min(*self._least_delays_sec, delay_sec)
-        lost = 0
+        ahead_sec = delay_sec - usual_sec
+        lost = earlier = 0
         if overflowed:
-            lost = round(max(delay_sec - usual_sec - _CLOCK_SLACK_SEC, num_frames / rate_hz) * rate_hz)
+            lost = round(max(ahead_sec - _CLOCK_SLACK_SEC, num_frames / rate_hz) * rate_hz)
+        elif ahead_sec > _MOST_HELD_SEC:  # the machine slept: what comes now does not belong to what was said before
+            lost = round((ahead_sec - _CLOCK_SLACK_SEC) * rate_hz)
         else:
-            lost = round(self._unreported_sec(now, delay_sec - usual_sec, num_frames / rate_hz) * rate_hz)
-        if lost:
-            delay_sec -= lost / rate_hz
+            earlier = round(self._unreported_sec(now, ahead_sec, num_frames / rate_hz) * rate_hz)
+        if lost or earlier:
+            delay_sec -= (lost + earlier) / rate_hz
             self._ahead = None
         if now >= self._window_end:
             self._window_end = now + _DRIFT_WINDOW_SEC
             self._least_delays_sec = (self._least_delays_sec[1], delay_sec)
         self._least_delays_sec = (self._least_delays_sec[0], min(self._least_delays_sec[1], delay_sec))
-        self._frames += num_frames + lost
-        return lost + self.take_dropped()
+        self._frames += num_frames + lost + earlier
+        return lost + self.take_dropped(), earlier
 
     def _unreported_sec(self, now: float, ahead_sec: float, heard_sec: float) -> float:
-        """What was lost, once the clock has been ahead for a while and what waited somewhere is not what comes now; else 0.
-
-        At once where it is far ahead: the machine slept, and what comes now does not belong to what was said before.
-        """
+        """What was lost, once the clock has been ahead for a while and what waited somewhere is not what comes now; else 0."""
         if ahead_sec < _AHEAD_SEC:
             self._ahead = None
             return 0.0
-        if ahead_sec > _MOST_HELD_SEC:
-            return ahead_sec - _CLOCK_SLACK_SEC
         ahead = self._ahead
         if ahead is None or ahead_sec < ahead.first_sec - _CLOCK_SLACK_SEC:  # frames that waited still come in
             self._ahead = _Ahead(now, ahead_sec, ahead_sec)

@@ -317,13 +317,13 @@ class _Capture:
         if self._closing:
             return
         now = self.last_frame_at = clock_sec()
-        lost = self._gap.lost_frames(now, num_frames, self._rate_hz, overflowed=bool(status.input_overflow))
+        lost, earlier = self._gap.lost_frames(now, num_frames, self._rate_hz, overflowed=bool(status.input_overflow))
         announced = self._audio_ended_at is not None
         if self._audio_ended_at is not None:
             lost += max(0, round((now - self._audio_ended_at) * self._rate_hz) - num_frames)
             self._audio_ended_at = None
-        if not self._blocks.put(AudioBlock(frames.copy(), self._rate_hz, lost, loss_announced=announced)):
-            self._gap.drop(num_frames + lost)
+        if not self._blocks.put(AudioBlock(frames.copy(), self._rate_hz, lost, announced, earlier)):
+            self._gap.drop(num_frames + lost + earlier)
 
     def _finish(self) -> None:
         self._finished = not self._closing
