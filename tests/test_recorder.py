@@ -40,7 +40,7 @@ def test_an_utterance_is_a_file_that_holds_exactly_its_samples(tmp_path: Path) -
     kept = recorder(tmp_path / "new" / "directory")
     samples = np.random.default_rng(1).normal(size=5_000).astype(np.float32)
     kept.keep(IDS[1], samples)
-    kept.close(5)
+    kept.drain(5)
     (path,) = (tmp_path / "new" / "directory").iterdir()
     assert path.name == "20261121T000000.000Z-0000000000000001.wav"
     read, rate_hz = soundfile.read(path, dtype="float32")
@@ -55,10 +55,10 @@ def test_the_oldest_make_room_and_other_files_stay(tmp_path: Path) -> None:
     kept = recorder(tmp_path, max_bytes=3 * 4_200)
     for trace_id in IDS[:6]:
         kept.keep(trace_id, np.zeros(1_000, np.float32))
-        kept.close(5)
+        kept.drain(5)
     assert [name[-8:] for name in names(tmp_path)] == ["0003.wav", "0004.wav", "0005.wav", "otes.wav"]
     kept.keep(IDS[7], np.zeros(100_000, np.float32))
-    kept.close(5)
+    kept.drain(5)
     assert [name[-8:] for name in names(tmp_path)] == ["0007.wav", "otes.wav"], "the newest stays, however large"
 
 
@@ -69,13 +69,13 @@ def test_a_directory_that_went_away_is_said_once_until_it_is_back(tmp_path: Path
         shutil.rmtree(directory)
         for trace_id in IDS[:3]:
             kept.keep(trace_id, np.zeros(100, np.float32))
-            kept.close(5)
+            kept.drain(5)
         (failure,) = kept.take_failures()
         assert failure.startswith("FileNotFoundError: ")
         assert kept.take_failures() == []
         directory.mkdir()
         kept.keep(IDS[4], np.zeros(100, np.float32))
-        kept.close(5)
+        kept.drain(5)
         assert len(names(directory)) == 1
 
 
@@ -85,7 +85,7 @@ def test_a_disk_slower_than_speech_costs_recordings_and_nobody_waits(tmp_path: P
     started = time.monotonic()
     for trace_id in IDS:
         kept.keep(trace_id, np.zeros(100, np.float32))
-    kept.close(0.2)
+    kept.drain(0.2)
     assert time.monotonic() - started < 2
     assert [failure.split(":")[0] for failure in kept.take_failures()] == ["TooSlow"]
 

@@ -89,10 +89,7 @@ def locate_models(settings: Settings) -> ModelDirectories:
 
 
 def build_service(
-    settings: Settings,
-    mode: Mode,
-    directories: ModelDirectories,
-    keep: Callable[[str, Samples], None] = lambda _id, _samples: None,
+    settings: Settings, mode: Mode, directories: ModelDirectories, keep: Callable[[str, Samples], None] | None = None
 ) -> Service:
     """Load every model and put the stages together; ``keep`` is given the trace id and the audio of each utterance.
 

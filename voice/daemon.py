@@ -137,7 +137,7 @@ class Daemon:
             else:
                 source = open_source(self._settings)  # a file that is not there is said before anything is downloaded
                 directories = locate_models(self._settings)
-            service = build_service(self._settings, self._mode, directories, *([self._recorder.keep] if self._recorder else []))
+            service = build_service(self._settings, self._mode, directories, self._recorder.keep if self._recorder else None)
             self._stop.interrupts = False
             self._emotion = service.emotion
             if self._stop.requested:
@@ -152,7 +152,7 @@ class Daemon:
             if source is not None:
                 source.close()
             if self._recorder:
-                self._recorder.close(_LAST_RECORDINGS_SEC)
+                self._recorder.drain(_LAST_RECORDINGS_SEC)
 
     def _serve(self, source: AudioSource, service: Service) -> int:
         for problem in service.problems:
@@ -164,9 +164,7 @@ class Daemon:
         try:
             code = self._listen(source, service)
             self._await_emotions(service)
-            if self._recorder:
-                self._recorder.close(_LAST_RECORDINGS_SEC)
-            self._tell_of_recordings(service)
+            self._tell_of_recordings(service, _LAST_RECORDINGS_SEC)
         except VoiceError:
             raise
         except Exception:
@@ -199,9 +197,12 @@ class Daemon:
         self._drain(source, service)
         return EXIT_OK
 
-    def _tell_of_recordings(self, service: Service) -> None:
-        """That they are missing, once until one could be written again."""
-        for reason in self._recorder.take_failures() if self._recorder else ():
+    def _tell_of_recordings(self, service: Service, wait_sec: float = 0.0) -> None:
+        """That they are missing, once until one could be written again; what still waits to be written gets so long."""
+        if self._recorder is None:
+            return
+        self._recorder.drain(wait_sec)
+        for reason in self._recorder.take_failures():
             self._write(service.pipeline.report_error("record_failed", reason, recoverable=True))
 
     def _tell_watchdog(self) -> None:

@@ -118,9 +118,9 @@ class Pipeline:
         finalizer: Finalizer,
         new_trace_id: Callable[[], str],
         *,
-        keep: Callable[[str, Samples], None] = lambda _id, _samples: None,
+        keep: Callable[[str, Samples], None] | None = None,
     ) -> None:
-        """Put stages together; ``keep`` is given the trace id of each utterance that ended and what was decoded of it."""
+        """Put stages together; ``keep`` is given the trace id of each utterance that ended and the audio that was decoded."""
         self._settings = settings
         self._vad = vad
         self._recognizer = recognizer
@@ -388,7 +388,8 @@ class Pipeline:
         finalized = self._finalized(utterance, ended, hypothesis, begun) if shows else None
         self._utterance = None
         self._last_fed = utterance.fed_until
-        self._keep(utterance.trace_id, self._history.slice(utterance.audio_start, ended.audio_end))
+        if self._keep:
+            self._keep(utterance.trace_id, self._history.slice(utterance.audio_start, ended.audio_end))
         if self._settings.speech_events:
             end_ms = samples_to_ms(ended.end_sample)
             self._events.append(SpeechEndedEvent(trace_id=utterance.trace_id, end_ms=end_ms, endpoint=ended.endpoint))

@@ -68,7 +68,7 @@ class Recorder:
         """Why recordings are missing, since the last call: once until one could be written again."""
         return [self._failures.get() for _ in range(self._failures.qsize())]
 
-    def close(self, timeout_sec: float) -> None:
+    def drain(self, timeout_sec: float) -> None:
         """Wait until everything is written, for so long."""
         deadline = time.monotonic() + timeout_sec
         while self._waiting.unfinished_tasks and time.monotonic() < deadline:
