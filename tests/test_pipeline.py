@@ -110,7 +110,7 @@ def real(paraformer: Any, vad: Any, mode: str, settings_: PipelineSettings = SET
     recognizer = (
         StreamingRecognizer(paraformer, TRAINED)
         if mode == "streaming"
-        else SlicedRecognizer(paraformer, slice_samples=9_600, context_samples=38_400, edge_samples=5_760)
+        else SlicedRecognizer(paraformer, slice_samples=9_600, context_samples=57_600, edge_samples=5_760)
     )
     return build(recognizer, vad, settings_=settings_)
 

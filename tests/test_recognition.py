@@ -161,7 +161,7 @@ def test_pieces_of_any_size_give_the_same_hypotheses(paraformer: Paraformer, mod
 def recognizer_of(paraformer: Paraformer, mode: str) -> Any:
     if mode == "streaming":
         return StreamingRecognizer(paraformer, TRAINED)
-    return SlicedRecognizer(paraformer, slice_samples=9_600, context_samples=38_400, edge_samples=5_760)
+    return SlicedRecognizer(paraformer, slice_samples=9_600, context_samples=57_600, edge_samples=5_760)
 
 
 @pytest.mark.parametrize("mode", ["streaming", "sliced"])

@@ -73,7 +73,7 @@ def recognizers(directory: Path) -> dict[str, Recognizer]:
     """Both modes with the settings of config/default.yaml."""
     model = Paraformer(load_model(directory, "ParaformerStreaming", "cpu"))
     streaming = StreamingRecognizer(model, ChunkPreset(0, 10, 5, 4, 1))
-    return {"streaming": streaming, "sliced": SlicedRecognizer(model, slice_samples=9_600, context_samples=38_400, edge_samples=5_760)}
+    return {"streaming": streaming, "sliced": SlicedRecognizer(model, slice_samples=9_600, context_samples=57_600, edge_samples=5_760)}
 
 
 def recognize(recognizer: Recognizer, samples: np.ndarray) -> Hypothesis:

@@ -1,0 +1,82 @@
+"""How context and edge change sliced mode's errors: `python sliced_grid.py [--context 2.4 3.6] [--edge 360 480] [--utterances 40]`.
+
+On the test sets of synthesize.py, commands and digits: voices of the training, held-out voices, and three commands joined by pauses of 100
+to 500 ms, which no single sentence is as hard as. Streaming on the same audio stands in the first row. The table is bench/README.md's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from evaluate import SYNTHESIZERS, character_errors, recognize, test_utterances
+from ship import EMBEDDED
+
+from voice.audio import SAMPLE_RATE_HZ, ms_to_samples
+from voice.funasr_models import load_model
+from voice.recognition.paraformer import ChunkPreset, Paraformer
+from voice.recognition.recognizer import Recognizer
+from voice.recognition.sliced import SlicedRecognizer
+from voice.recognition.streaming import StreamingRecognizer
+
+_BEFORE, _BEHIND = 4_800, 8_000  # the silence that test_utterances puts around each clip
+Spoken = tuple[str, np.ndarray]
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--context", type=float, nargs="+", default=[1.8, 2.4, 3.0, 3.6, 4.2], help="seconds")
+    parser.add_argument("--edge", type=int, nargs="+", default=[240, 360, 480, 600], help="ms")
+    parser.add_argument("--utterances", type=int, default=40, help="of each kind, voice set and synthesizer")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = recognizers(EMBEDDED / "asr", arguments.context, arguments.edge)
+    errors: Counter[tuple[str, str]] = Counter()
+    characters: Counter[str] = Counter()
+    for voices, synthesizer in itertools.product(("seen", "held-out"), SYNTHESIZERS):
+        found = [
+            (kind, text, clip) for kind, text, clip, _ in test_utterances(voices, synthesizer, arguments.utterances) if kind != "words"
+        ]
+        commands = [(text, clip) for kind, text, clip in found if kind == "command"]
+        spoken = [(voices, text, clip) for _, text, clip in found] + [("joined", *three) for three in joined(commands)]
+        for column, text, clip in spoken:
+            characters[column] += len(text)
+            for name, recognizer in rows.items():
+                errors[name, column] += character_errors(text, recognize(recognizer, (clip / 32768).astype(np.float32)).text)
+    for name in rows:
+        print(f"{name:22}", " / ".join(f"{100 * errors[name, column] / count:4.1f}" for column, count in characters.items()))
+
+
+def recognizers(directory: Path, contexts: list[float], edges: list[int]) -> dict[str, Recognizer]:
+    """Streaming, and sliced with each pair."""
+    model = Paraformer(load_model(directory, "ParaformerStreaming", "cpu"))
+    rows: dict[str, Recognizer] = {"streaming": StreamingRecognizer(model, ChunkPreset(0, 10, 5, 4, 1))}
+    for context_sec, edge_ms in itertools.product(contexts, edges):
+        rows[f"{context_sec:g} s, edge {edge_ms} ms"] = SlicedRecognizer(
+            model,
+            slice_samples=round(0.6 * SAMPLE_RATE_HZ),
+            context_samples=round(context_sec * SAMPLE_RATE_HZ),
+            edge_samples=ms_to_samples(edge_ms),
+        )
+    return rows
+
+
+def joined(commands: list[Spoken]) -> list[Spoken]:
+    """Three by three, 100 to 500 ms between them."""
+    rng = np.random.default_rng(1)
+    silence = np.zeros(_BEHIND, np.float32)
+    result = []
+    for first in range(0, len(commands) - 2, 3):
+        three = commands[first : first + 3]
+        clips = [clip[_BEFORE : len(clip) - _BEHIND + int(rng.integers(1_600, 8_000))] for _, clip in three]
+        result.append(("".join(text for text, _ in three), np.concatenate([silence[:_BEFORE], *clips, silence])))
+    return result
+
+
+if __name__ == "__main__":
+    main()
