@@ -27,13 +27,13 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from voice.audio import SAMPLE_RATE_HZ, Samples  # noqa: E402
+from voice.build import build_recognizer  # noqa: E402
 from voice.config import load_settings  # noqa: E402
 from voice.funasr_models import limit_spinning, load_model, prepare_imports, set_num_threads  # noqa: E402
 from voice.model_store import EMBEDDED  # noqa: E402
+from voice.recognition.hotwords import HotwordGraphs  # noqa: E402
 from voice.recognition.paraformer import ChunkPreset, Paraformer  # noqa: E402
 from voice.recognition.recognizer import Recognizer  # noqa: E402
-from voice.recognition.sliced import SlicedRecognizer  # noqa: E402
-from voice.recognition.streaming import StreamingRecognizer  # noqa: E402
 
 FULL_SIZE = REPOSITORY / ".cache" / "bench" / "full-size"
 FEED_SAMPLES = 512  # what the pipeline feeds: one VAD window
@@ -56,20 +56,14 @@ def main() -> None:
     started = time.perf_counter()
     model = Paraformer(load_model(directory, "ParaformerStreaming", "cpu"))
     loaded_sec = time.perf_counter() - started
+    hotwords = HotwordGraphs(lambda: (), model.vocabulary.tokens)
+    streaming = build_recognizer(settings, "streaming", model, hotwords)
+    sliced = build_recognizer(settings, "sliced", model, hotwords)
     contenders: dict[str, Callable[[], None]] = {
         "FunASR AutoModel.generate, streaming": funasr_loop(directory, samples, preset, arguments.threads),
-        "streaming": lambda: recognize(StreamingRecognizer(model, preset), samples, provisional=True),
-        "streaming without provisional tail": lambda: recognize(StreamingRecognizer(model, preset), samples, provisional=False),
-        "sliced": lambda: recognize(
-            SlicedRecognizer(
-                model,
-                slice_samples=round(settings.chunk_sec * SAMPLE_RATE_HZ),
-                context_samples=round(settings.sliced.context_sec * SAMPLE_RATE_HZ),
-                edge_samples=settings.sliced.edge_ms * SAMPLE_RATE_HZ // 1000,
-            ),
-            samples,
-            provisional=True,
-        ),
+        "streaming": lambda: recognize(streaming, samples, provisional=True),
+        "streaming without provisional tail": lambda: recognize(streaming, samples, provisional=False),
+        "sliced": lambda: recognize(sliced, samples, provisional=True),
     }
     set_num_threads(arguments.threads)
     times = take_turns(contenders, arguments.repeat)

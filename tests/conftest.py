@@ -46,7 +46,7 @@ def pytest_sessionfinish(session: Any) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    inputs, seconds = node.workeroutput["fuzzed"]
+    inputs, seconds = getattr(node, "workeroutput", {}).get("fuzzed", ({}, 0.0))  # a worker that crashed has none
     FUZZED.inputs.update(inputs)
     FUZZED.seconds += seconds
 

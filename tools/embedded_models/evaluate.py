@@ -34,13 +34,14 @@ from tqdm import tqdm
 from train_emotion import read_utterances
 from train_punctuation import NUM_TEST_LINES, Passage, read_passages
 
+from voice.build import build_recognizer
+from voice.config import Mode, load_settings
 from voice.finalization.emotion import EMOTION_NAMES, Emotion2vec
 from voice.finalization.punctuation import CtTransformer
 from voice.funasr_models import load_model
-from voice.recognition.paraformer import ChunkPreset, Paraformer
+from voice.recognition.hotwords import HotwordGraphs
+from voice.recognition.paraformer import Paraformer
 from voice.recognition.recognizer import Recognizer
-from voice.recognition.sliced import SlicedRecognizer
-from voice.recognition.streaming import StreamingRecognizer
 from voice.transcript import Hypothesis, Token
 
 SYNTHESIZERS = ("neural", "espeak", "kokoro")
@@ -72,8 +73,9 @@ def character_errors(reference: str, hypothesis: str) -> int:
 def recognizers(directory: Path) -> dict[str, Recognizer]:
     """Both modes with the settings of config/default.yaml."""
     model = Paraformer(load_model(directory, "ParaformerStreaming", "cpu"))
-    streaming = StreamingRecognizer(model, ChunkPreset(0, 10, 5, 4, 1))
-    return {"streaming": streaming, "sliced": SlicedRecognizer(model, slice_samples=9_600, context_samples=57_600, edge_samples=5_760)}
+    settings, hotwords = load_settings({}, environment={}), HotwordGraphs(lambda: (), model.vocabulary.tokens)
+    modes: tuple[Mode, ...] = ("streaming", "sliced")
+    return {mode: build_recognizer(settings, mode, model, hotwords) for mode in modes}
 
 
 def recognize(recognizer: Recognizer, samples: np.ndarray) -> Hypothesis:

@@ -16,12 +16,12 @@ import torch
 from evaluate import SYNTHESIZERS, character_errors, recognize, test_utterances
 from ship import EMBEDDED
 
-from voice.audio import SAMPLE_RATE_HZ, ms_to_samples
+from voice.build import build_recognizer
+from voice.config import load_settings
 from voice.funasr_models import load_model
-from voice.recognition.paraformer import ChunkPreset, Paraformer
+from voice.recognition.hotwords import HotwordGraphs
+from voice.recognition.paraformer import Paraformer
 from voice.recognition.recognizer import Recognizer
-from voice.recognition.sliced import SlicedRecognizer
-from voice.recognition.streaming import StreamingRecognizer
 
 _BEFORE, _BEHIND = 4_800, 8_000  # the silence that test_utterances puts around each clip
 Spoken = tuple[str, np.ndarray]
@@ -48,21 +48,20 @@ def main() -> None:
             characters[column] += len(text)
             for name, recognizer in rows.items():
                 errors[name, column] += character_errors(text, recognize(recognizer, (clip / 32768).astype(np.float32)).text)
+    columns = ("seen", "held-out", "joined")
+    print(f"{'character error rate, %':24}", " / ".join(columns))
     for name in rows:
-        print(f"{name:22}", " / ".join(f"{100 * errors[name, column] / count:4.1f}" for column, count in characters.items()))
+        print(f"{name:24}", " / ".join(f"{100 * errors[name, column] / characters[column]:4.1f}" for column in columns))
 
 
 def recognizers(directory: Path, contexts: list[float], edges: list[int]) -> dict[str, Recognizer]:
     """Streaming, and sliced with each pair."""
     model = Paraformer(load_model(directory, "ParaformerStreaming", "cpu"))
-    rows: dict[str, Recognizer] = {"streaming": StreamingRecognizer(model, ChunkPreset(0, 10, 5, 4, 1))}
+    hotwords = HotwordGraphs(lambda: (), model.vocabulary.tokens)
+    rows = {"streaming": build_recognizer(load_settings({}, environment={}), "streaming", model, hotwords)}
     for context_sec, edge_ms in itertools.product(contexts, edges):
-        rows[f"{context_sec:g} s, edge {edge_ms} ms"] = SlicedRecognizer(
-            model,
-            slice_samples=round(0.6 * SAMPLE_RATE_HZ),
-            context_samples=round(context_sec * SAMPLE_RATE_HZ),
-            edge_samples=ms_to_samples(edge_ms),
-        )
+        settings = load_settings({"sliced": {"context_sec": context_sec, "edge_ms": edge_ms}}, environment={})
+        rows[f"{context_sec:g} s, edge {edge_ms} ms"] = build_recognizer(settings, "sliced", model, hotwords)
     return rows
 
 
