@@ -98,7 +98,7 @@ def test_mute_ends_the_utterance_hears_nothing_and_loses_nothing(mode: str) -> N
     final = service.wait_for(lambda event: event["type"].endswith("final"))
     assert (final["trace_id"], final["endpoint"]) == (first["trace_id"], "muted")
     service.wait_for(lambda event: event.get("state") == "muted")
-    time.sleep(3.8 - first["end_ms"] / 1000)  # half-way between the two utterances
+    time.sleep(3.4 - first["end_ms"] / 1000)  # soon after the first utterance: a busy machine is late, never early
     send(service, "unmute")
     service.wait_for(lambda event: event.get("state") == "listening")
     events, code = service.finish()

@@ -166,7 +166,7 @@ def test_a_recogniser_slower_than_speech_drops_the_newest_and_counts_it(mode: st
     assert lost[0] > 0
     assert finals[0]["raw_text"]
     assert lost[-1] == 0
-    assert sum(lost) <= of_type(events, "status_event")[-1]["totals"]["lost_ms"] < 15_000
+    assert sum(lost) <= of_type(events, "status_event")[-1]["totals"]["lost_ms"]
 
 
 @pytest.mark.parametrize("way", ["file", "stdin"])
