@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import structlog
-from harness import EMBEDDED_ASR
+from harness import EMBEDDED_ASR, STARTED
 from virtual_microphone import VirtualMicrophone
 
 from voice.funasr_models import FunasrModel, limit_spinning, load_model, set_num_threads
@@ -76,6 +76,14 @@ def funasr_model() -> FunasrModel:
 def paraformer(funasr_model: FunasrModel) -> Paraformer:
     """The embedded model behind our operations."""
     return Paraformer(funasr_model)
+
+
+@pytest.fixture(autouse=True)
+def no_service_outlives_its_test() -> Iterator[None]:
+    """A test that fails costs no other test anything."""
+    yield
+    while STARTED:
+        STARTED.pop().end()
 
 
 @pytest.fixture

@@ -25,6 +25,13 @@ ENTRIES = {"sliced": "asr_service.py", "streaming": "asr_service_streaming.py"}
 
 Event = dict[str, Any]
 
+_SLACK = float(os.environ.get("TESTS_SLACK", "3"))
+
+
+def in_time(guaranteed_sec: float) -> float:
+    """The limit of a guarantee on time: three times of it beside whatever else the machine does; `make faults` sets the factor to 1."""
+    return guaranteed_sec * _SLACK
+
 
 @functools.cache
 def example(name: str) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -149,7 +156,7 @@ def run_service(
 
 @dataclass
 class RunningService:
-    """An entry that is running; its stdout is read line by line."""
+    """An entry that is running; its stdout is read line by line. What a test that fails leaves running is ended behind it."""
 
     process: subprocess.Popen[bytes]
     _received: bytes = b""
@@ -170,6 +177,14 @@ class RunningService:
         rest, _ = self.process.communicate(timeout=timeout_sec)
         return parse_events(self._received + rest), self.process.returncode
 
+    def end(self) -> None:
+        """Kill it if it runs and close what is open of its pipes."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
     def _next_line(self, deadline: float) -> bytes | None:
         stdout = self.process.stdout
         assert stdout is not None
@@ -181,6 +196,10 @@ class RunningService:
             self._received += data
         line, self._read = self._received[self._read : end], end + 1
         return line
+
+
+STARTED: list[RunningService] = []
+"""Those of the test that runs."""
 
 
 def start_service(
@@ -195,4 +214,5 @@ def start_service(
         env=environment(**extra),
         cwd="/",
     )
-    return RunningService(process)
+    STARTED.append(RunningService(process))
+    return STARTED[-1]

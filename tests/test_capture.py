@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from harness import ENTRIES, EXAMPLES, REPOSITORY, environment, example, final_texts, of_type, start_service
+from harness import ENTRIES, EXAMPLES, REPOSITORY, environment, example, final_texts, in_time, of_type, start_service
 from virtual_microphone import NEEDS_PULSEAUDIO, VirtualMicrophone
 
 pytestmark = [pytest.mark.slow, NEEDS_PULSEAUDIO]
@@ -69,7 +69,7 @@ def test_a_signal_in_the_middle_of_live_speech_gives_the_final_within_3_seconds(
     sent = time.monotonic()
     service.process.send_signal(signal.SIGTERM)
     events, code = service.finish()
-    assert time.monotonic() - sent < 3
+    assert time.monotonic() - sent < in_time(3)
     player.wait(timeout=10)
     (final,) = of_type(events, "final")
     assert code == 0

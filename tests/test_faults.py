@@ -26,6 +26,7 @@ from harness import (
     example,
     example_names,
     final_texts,
+    in_time,
     of_type,
     parse_events,
     resident_bytes,
@@ -50,7 +51,7 @@ def test_a_stop_at_any_moment_gives_what_was_said_within_3_seconds(mode: str, at
     sent_ms = time.time() * 1000
     service.process.send_signal(signal.SIGTERM)
     events, code = service.finish()
-    assert events[-1]["ts"] - sent_ms < 3_000
+    assert events[-1]["ts"] - sent_ms < in_time(3) * 1000
     assert code == 0
     finals = of_type(events, "final")
     assert len(finals) <= 1
@@ -210,7 +211,7 @@ def narrow(service: RunningService) -> int:
 def test_a_reader_that_stalls_while_speech_goes_on_gets_every_final_afterwards(bytes_per_sec: int, tmp_path: Path) -> None:
     """At the pace of speech, for 15 s, or a minute."""
     stalled_sec = 60 if LONG else 15
-    path, texts = commands(tmp_path, stalled_sec)
+    path, texts = commands(tmp_path, stalled_sec + 10)  # it speaks for longer than the reader stalls
     service = start_service("streaming", "--input", str(path), "--realtime", "--status-events")
     service.wait_for(lambda event: event["type"].endswith("final"))
     before, fileno = resident_bytes(service.process.pid), narrow(service)
@@ -277,4 +278,4 @@ def test_a_debug_log_that_nobody_reads_does_not_hold_up_a_word(tmp_path: Path) -
     assert final_texts(events) == texts
     finals = of_type(events, "final")
     late_ms = [final["ts"] - final["end_ms"] for final in finals]
-    assert max(late_ms) - min(late_ms) < 1_000, "none came later behind its speech than the others"
+    assert max(late_ms) - min(late_ms) < in_time(1) * 1000, "none came later behind its speech than the others"

@@ -27,6 +27,7 @@ class VirtualMicrophone:
     sink: str = "speaker"
     """Where ``play`` speaks."""
     _server: subprocess.Popen[bytes] | None = field(default=None)
+    _players: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @property
     def variables(self) -> dict[str, str]:
@@ -54,7 +55,11 @@ class VirtualMicrophone:
         self.control("set-default-source", "speaker.monitor")
 
     def stop(self) -> None:
-        """End the server."""
+        """End the server, and who still plays."""
+        while self._players:
+            player = self._players.pop()
+            player.terminate()
+            player.wait(timeout=10)
         if self._server:
             self._server.terminate()
             self._server.wait(timeout=10)
@@ -80,9 +85,11 @@ class VirtualMicrophone:
 
     def begin_to_play(self, path: Path) -> subprocess.Popen[bytes]:
         """Speak a file while the test goes on."""
-        return subprocess.Popen(
+        player = subprocess.Popen(
             ["paplay", f"--device={self.sink}", str(path)], env={**os.environ, **self.variables}, stderr=subprocess.DEVNULL
         )
+        self._players.append(player)
+        return player
 
     def listen(self, mode: str, *arguments: str) -> RunningService:
         """The service on this microphone."""
