@@ -120,7 +120,7 @@ def test_a_final_does_not_wait_for_a_slow_emotion_which_follows_it() -> None:
 
 
 def test_at_the_end_of_the_input_late_emotions_are_waited_for() -> None:
-    planted = SLOW_EMOTION.format(seconds=1)
+    planted = SLOW_EMOTION.format(seconds=3)
     pcm = (example("two_utterances")[0] * 32_767).astype("<i2").tobytes()
     result = run_service("streaming", "--input", "-", stdin=pcm, planted=planted)
     finals, emotions = of_type(result.events, "final"), of_type(result.events, "emotion")
