@@ -26,12 +26,12 @@ def is_final(event: dict) -> bool:
 def test_what_is_played_into_the_microphone_comes_out_as_partials_and_a_final(microphone: VirtualMicrophone, mode: str) -> None:
     service = microphone.listen(mode, "--device", "pul")  # a part of the name
     service.wait_for(is_listening)
-    microphone.play(EXAMPLES / "temperature.wav")
+    microphone.play(EXAMPLES / "air_conditioner.wav")
     final = service.wait_for(is_final)
     service.process.send_signal(signal.SIGTERM)
     events, code = service.finish()
     assert code == 0
-    assert final["raw_text"] == example("temperature")[1][0]
+    assert final["raw_text"] == example("air_conditioner")[1][0]
     assert final["endpoint"] == "silence"
     partials = [event for event in of_type(events, "partial") if event["trace_id"] == final["trace_id"]]
     assert len(partials) >= 2

@@ -80,7 +80,12 @@ class VirtualMicrophone:
         ).stdout
 
     def play(self, path: Path) -> None:
-        """Speak a file into the microphone; returns when it was heard."""
+        """Speak a file into the microphone; returns when it was heard.
+
+        It falls into the windows at a chance moment: tests that compare whole texts play what the small model hears rightly at each.
+        In 120 plays of ``air_conditioner.wav`` the least confidence of a token was 0.96; of 285 of ``temperature.wav``, with its number,
+        2 were wrong.
+        """
         subprocess.run(["paplay", f"--device={self.sink}", str(path)], env={**os.environ, **self.variables}, check=True, timeout=60)
 
     def begin_to_play(self, path: Path) -> subprocess.Popen[bytes]:
