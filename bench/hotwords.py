@@ -38,11 +38,12 @@ from voice.audio import SAMPLE_RATE_HZ, Samples  # noqa: E402
 from voice.build import build_recognizer  # noqa: E402
 from voice.config import Mode, load_settings  # noqa: E402
 from voice.finalization.hotword_repair import HotwordRepair  # noqa: E402
-from voice.funasr_models import limit_spinning, load_model, set_num_threads  # noqa: E402
-from voice.model_store import EMBEDDED  # noqa: E402
+from voice.models.loader import load_model  # noqa: E402
+from voice.models.store import EMBEDDED  # noqa: E402
+from voice.models.torch_setup import limit_spinning, set_num_threads  # noqa: E402
 from voice.recognition.hotwords import HotwordGraphs  # noqa: E402
-from voice.recognition.paraformer import Paraformer  # noqa: E402
 from voice.recognition.recognizer import Recognizer  # noqa: E402
+from voice.recognition.torch_engine import Paraformer  # noqa: E402
 
 SPEECH = Path(__file__).resolve().parent / "names"
 SURNAMES = "王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗"

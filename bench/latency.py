@@ -39,8 +39,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
 from voice.audio import SAMPLE_RATE_HZ, Samples  # noqa: E402
-from voice.funasr_models import limit_spinning, load_model, set_num_threads  # noqa: E402
-from voice.model_store import EMBEDDED  # noqa: E402
+from voice.models.loader import load_model  # noqa: E402
+from voice.models.store import EMBEDDED  # noqa: E402
+from voice.models.torch_setup import limit_spinning, set_num_threads  # noqa: E402
 
 SPEECH = Path(__file__).resolve().parent / "timed_speech"
 BLOCK_MS = 30

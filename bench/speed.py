@@ -29,11 +29,12 @@ sys.path.insert(0, str(REPOSITORY))
 from voice.audio import SAMPLE_RATE_HZ, Samples  # noqa: E402
 from voice.build import build_recognizer  # noqa: E402
 from voice.config import load_settings  # noqa: E402
-from voice.funasr_models import limit_spinning, load_model, prepare_imports, set_num_threads  # noqa: E402
-from voice.model_store import EMBEDDED  # noqa: E402
+from voice.models.loader import load_model  # noqa: E402
+from voice.models.store import EMBEDDED  # noqa: E402
+from voice.models.torch_setup import limit_spinning, prepare_imports, set_num_threads  # noqa: E402
 from voice.recognition.hotwords import HotwordGraphs  # noqa: E402
-from voice.recognition.paraformer import ChunkPreset, Paraformer  # noqa: E402
 from voice.recognition.recognizer import Recognizer  # noqa: E402
+from voice.recognition.torch_engine import ChunkPreset, Paraformer  # noqa: E402
 
 FULL_SIZE = REPOSITORY / ".cache" / "bench" / "full-size"
 FEED_SAMPLES = 512  # what the pipeline feeds: one VAD window

@@ -12,8 +12,10 @@ import structlog
 from harness import EMBEDDED_ASR, STARTED
 from virtual_microphone import VirtualMicrophone
 
-from voice.funasr_models import FunasrModel, limit_spinning, load_model, set_num_threads
-from voice.recognition.paraformer import ChunkPreset, Paraformer
+from voice.models.funasr_model import FunasrModel
+from voice.models.loader import load_model
+from voice.models.torch_setup import limit_spinning, set_num_threads
+from voice.recognition.torch_engine import ChunkPreset, Paraformer
 
 limit_spinning()  # as the service does, before any test imports torch
 structlog.configure(  # its default draws the local variables of every frame: seconds for each exception that a test plants

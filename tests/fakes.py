@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from voice.audio import SAMPLE_RATE_HZ, Samples
-from voice.funasr_models import FunasrModel
+from voice.models.funasr_model import FunasrModel
 from voice.transcript import Hypothesis, Token
 
 SLICE = SAMPLE_RATE_HZ // 2

@@ -19,10 +19,11 @@ from voice.build import build_recognizer
 from voice.config import load_settings
 from voice.finalization.emotion import Emotion2vec
 from voice.finalization.punctuation import CtTransformer
-from voice.funasr_models import AcceleratorOutOfMemory, FunasrModel, load_model
 from voice.hotword_list import HotwordList
+from voice.models.funasr_model import AcceleratorOutOfMemory, FunasrModel
+from voice.models.loader import load_model
 from voice.recognition.hotwords import HotwordGraphs
-from voice.recognition.paraformer import Paraformer
+from voice.recognition.torch_engine import Paraformer
 
 
 def recognizer_out_of_memory(mode: Any, part: str, first: int) -> tuple[FunasrModel, Any]:
@@ -58,7 +59,7 @@ def test_wherever_the_memory_ends_no_word_is_lost(mode: str, part: str) -> None:
 @pytest.mark.parametrize("mode", ENTRIES)
 def test_the_service_says_it_once_and_goes_on(mode: str) -> None:
     planted = f"""
-import voice.build, voice.funasr_models
+import voice.build
 sys.path.insert(0, {str(REPOSITORY / "tests")!r})
 from fakes import failing_on_the_accelerator
 real = voice.build.load_model

@@ -16,8 +16,8 @@ import pytest
 import soundfile
 from harness import EXAMPLES, RunningService, command, environment, example, final_texts, in_time, of_type, run_service, start_service
 
-from voice.control import ControlChannel, parse_command
 from voice.errors import ControlInvalid
+from voice.process.control import ControlChannel, parse_command
 
 
 @pytest.mark.parametrize("name", ["mute", "unmute", "endpoint", "stop"])

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from harness import EXAMPLES, REPOSITORY, start_service
 
-from voice.service_manager import notify
+from voice.process.service_manager import notify
 
 DEPLOY = REPOSITORY / "deploy"
 

@@ -14,9 +14,9 @@ import pytest
 import torch
 from harness import EXAMPLES, REPOSITORY, example, final_texts, of_type, run_service
 
-from voice.funasr_models import load_model
-from voice.model_store import EMBEDDED
-from voice.recognition.paraformer import ChunkPreset, Paraformer
+from voice.models.loader import load_model
+from voice.models.store import EMBEDDED
+from voice.recognition.torch_engine import ChunkPreset, Paraformer
 
 MODELS = ("asr", "punctuation", "emotion")
 TOOLS = REPOSITORY / "tools" / "embedded_models"

@@ -14,7 +14,8 @@ from harness import example, final_texts, of_type, run_service
 
 from voice.errors import ModelLoadFailed
 from voice.finalization.emotion import EMOTION_NAMES, Emotion2vec
-from voice.funasr_models import load_model, prepare_imports
+from voice.models.loader import load_model
+from voice.models.torch_setup import prepare_imports
 
 LABELS = ["生气/angry", "厌恶/disgusted", "恐惧/fearful", "开心/happy", "中立/neutral", "其他/other", "难过/sad", "吃惊/surprised", "<unk>"]
 FIVE_LABELS = ["生气/angry", "unuse_0", "unuse_1", "开心/happy", "中立/neutral", "unuse_2", "难过/sad", "unuse_3", "<unk>"]

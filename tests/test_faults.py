@@ -75,8 +75,8 @@ STAGES = {
     "resampling": ("voice.capture.resample", "Resampler", "accept"),
     "voice activity": ("voice.endpointing.silero", "SileroVad", "probability"),
     "endpointing": ("voice.endpointing.endpointer", "Endpointer", "step"),
-    "encoder": ("voice.recognition.paraformer", "Paraformer", "encode"),
-    "decoder": ("voice.recognition.paraformer", "Paraformer", "decode"),
+    "encoder": ("voice.recognition.torch_engine", "Paraformer", "encode"),
+    "decoder": ("voice.recognition.torch_engine", "Paraformer", "decode"),
     "search": ("voice.recognition.search", "TokenSearch", "advance"),
     "finalizer": ("voice.finalization.finalizer", "Finalizer", "begin"),
     "completion": ("voice.finalization.finalizer", "Finalizer", "complete"),
@@ -112,7 +112,7 @@ def test_an_exception_in_any_stage_is_said_and_survived(stage: str, mode: str) -
 
 @pytest.mark.parametrize("mode", ENTRIES)
 def test_inference_that_fails_for_good_ends_with_70_and_the_words_that_were_shown(mode: str) -> None:
-    planted = PLANT.format(module="voice.recognition.paraformer", owner="Paraformer", method="encode", when="range(9, 10**9)")
+    planted = PLANT.format(module="voice.recognition.torch_engine", owner="Paraformer", method="encode", when="range(9, 10**9)")
     result = run_service(mode, "--input", str(EXAMPLES / "two_utterances.wav"), planted=planted, VOICE_ASR__MODEL__MAX_FAILURES="3")
     assert result.returncode == 70
     errors = of_type(result.events, "error_event")
@@ -126,7 +126,7 @@ def test_inference_that_fails_for_good_ends_with_70_and_the_words_that_were_show
 
 SLOW = """
 import os, time
-from voice.recognition.paraformer import Paraformer
+from voice.recognition.torch_engine import Paraformer
 real = Paraformer.encode
 def slow(self, *arguments):
     if os.path.exists({flag!r}): time.sleep(1.5)

@@ -28,9 +28,9 @@ from voice.audio import AudioBlock
 from voice.capture.pcm_stream import PcmStream
 from voice.capture.wav_file import WavFile
 from voice.config import Settings, load_settings
-from voice.control import parse_command
 from voice.errors import ConfigInvalid, ControlInvalid, InputUnreadable
 from voice.hotword_list import parse_lines
+from voice.process.control import parse_command
 
 SCALE = float(os.environ.get("FUZZ_SCALE", "1"))
 TARGETS: dict[str, tuple[Callable[..., None], st.SearchStrategy[Any]]] = {}

@@ -12,7 +12,7 @@ from harness import REPOSITORY, environment
 PROGRAM = """
 import logging, sys, warnings
 import structlog
-from voice.logs import configure_logs
+from voice.process.logs import configure_logs
 
 configure_logs(sys.argv[1], sys.argv[2])
 log = structlog.get_logger("voice.test")

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voice.capture.devices import find_device
 from voice.capture.gap_meter import GapMeter
-from voice.capture.microphone import Microphone, MicrophoneSettings, find_device
+from voice.capture.microphone import Microphone
+from voice.capture.portaudio import MicrophoneSettings
 from voice.errors import EXIT_CONFIG, EXIT_INPUT, AudioDeviceUnavailable, ConfigInvalid
 
 # --- which one ------------------------------------------------------------------------------------------------------

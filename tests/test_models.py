@@ -16,8 +16,9 @@ import yaml
 from harness import EMBEDDED_ASR, REPOSITORY, environment
 
 from voice.errors import ModelLoadFailed
-from voice.funasr_models import load_model, resolve_device
-from voice.model_store import is_complete, resolve_model
+from voice.models.loader import load_model
+from voice.models.store import is_complete, resolve_model
+from voice.models.torch_setup import resolve_device
 
 
 @pytest.fixture
@@ -176,7 +177,7 @@ def test_cuda_by_name_without_cuda_is_refused() -> None:
 def resolve_in_child(hub: str, cache: Path, **extra: str) -> subprocess.CompletedProcess[str]:
     """The hub clients in a process of their own, with an empty or prepared cache and a hub that refuses connections."""
     program = (
-        "import sys; from voice.model_store import resolve_model; from voice.errors import ModelLoadFailed\n"
+        "import sys; from voice.models.store import resolve_model; from voice.errors import ModelLoadFailed\n"
         f"try: print(resolve_model('paraformer-zh-streaming', '{hub}'))\n"
         "except ModelLoadFailed as error: print(error); sys.exit(3)"
     )

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voice.finalization.punctuation import MARKS, CtTransformer
-from voice.funasr_models import FunasrModel, load_model
-from voice.model_store import EMBEDDED
+from voice.models.funasr_model import FunasrModel
+from voice.models.loader import load_model
+from voice.models.store import EMBEDDED
 
 WORDS = st.text("打开客厅的灯你好小镜今天天气怎么样USBwifi 3.5'", max_size=60)
 

@@ -11,9 +11,9 @@ import pytest
 from conftest import PRESETS, TRAINED
 from harness import EMBEDDED_ASR, example, example_names
 
-from voice.recognition.paraformer import FRAME_SAMPLES, ChunkPreset, CifState, Paraformer
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
+from voice.recognition.torch_engine import FRAME_SAMPLES, ChunkPreset, CifState, Paraformer
 from voice.transcript import Hypothesis, join_tokens
 
 STRIDE = TRAINED.stride_samples

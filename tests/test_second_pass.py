@@ -11,12 +11,12 @@ from conftest import TRAINED
 from harness import EXAMPLES, example, final_texts, of_type, run_service
 
 from voice.finalization.finalizer import Draft, Finalizer
-from voice.funasr_models import load_model
-from voice.model_store import EMBEDDED
+from voice.models.loader import load_model
+from voice.models.store import EMBEDDED
 from voice.recognition.hotwords import HotwordGraph
-from voice.recognition.paraformer import Paraformer
 from voice.recognition.second_pass import OfflinePass, SamePass
 from voice.recognition.streaming import StreamingRecognizer
+from voice.recognition.torch_engine import Paraformer
 from voice.transcript import Token, Transcript, join_tokens
 
 

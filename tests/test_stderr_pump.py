@@ -13,7 +13,7 @@ import time
 import pytest
 from harness import EXAMPLES, REPOSITORY, command, environment, example, final_texts, in_time, of_type, parse_events
 
-from voice.stderr_pump import StderrPump
+from voice.process.stderr_pump import StderrPump
 
 
 class Plumbing:
@@ -115,7 +115,7 @@ CtTransformer.punctuate = noisy
 
 
 def test_a_crash_in_c_code_still_reaches_the_reader() -> None:
-    program = "from voice.stderr_pump import pump_stderr; import ctypes; pump_stderr(); ctypes.string_at(0)"
+    program = "from voice.process.stderr_pump import pump_stderr; import ctypes; pump_stderr(); ctypes.string_at(0)"
     result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, stderr=subprocess.PIPE, check=False, timeout=60)
     assert result.returncode < 0
     assert b"Fatal Python error: Segmentation fault" in result.stderr
@@ -123,7 +123,7 @@ def test_a_crash_in_c_code_still_reaches_the_reader() -> None:
 
 def test_the_last_lines_arrive_before_the_process_ends() -> None:
     program = (
-        "from voice.stderr_pump import pump_stderr, end_pump; import sys\n"
+        "from voice.process.stderr_pump import pump_stderr, end_pump; import sys\n"
         "pump = pump_stderr(); print('one', file=sys.stderr); end_pump(pump, 5); print('two', file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, stderr=subprocess.PIPE, check=True, timeout=60)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voice.funasr_models import prepare_imports
+from voice.models.torch_setup import prepare_imports
 from voice.transcript import Hypothesis, Token, Transcript, join_tokens, mean_confidence
 
 CHINESE = st.sampled_from("你好打开客厅的灯")

@@ -28,16 +28,18 @@ from voice.finalization.finalizer import Finalizer, SecondPass, TextStep
 from voice.finalization.hotword_repair import HotwordRepair
 from voice.finalization.number_format import NumberFormat
 from voice.finalization.punctuation import CtTransformer
-from voice.funasr_models import AcceleratorOutOfMemory, FunasrModel, load_model, resolve_device, set_num_threads
 from voice.hotword_list import HotwordList
-from voice.model_store import EMBEDDED, resolve_model
+from voice.models.funasr_model import AcceleratorOutOfMemory, FunasrModel
+from voice.models.loader import load_model
+from voice.models.store import EMBEDDED, resolve_model
+from voice.models.torch_setup import resolve_device, set_num_threads
 from voice.pipeline import Pipeline, PipelineSettings
 from voice.recognition.hotwords import HotwordGraphs
-from voice.recognition.paraformer import ChunkPreset, Paraformer
 from voice.recognition.recognizer import Recognizer
 from voice.recognition.second_pass import OfflinePass, SamePass
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
+from voice.recognition.torch_engine import ChunkPreset, Paraformer
 
 log = structlog.get_logger()
 

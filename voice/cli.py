@@ -11,11 +11,12 @@ from typing import Any
 import structlog
 
 from voice import __version__
-from voice.capture.microphone import list_devices
+from voice.capture.devices import list_devices
+from voice.capture.portaudio import import_sounddevice
 from voice.config import Mode, Settings, load_settings
 from voice.daemon import run_service
 from voice.errors import EXIT_CONFIG, AudioDeviceUnavailable, ConfigInvalid, describe
-from voice.logs import configure_logs
+from voice.process.logs import configure_logs
 
 log = structlog.get_logger()
 
@@ -49,7 +50,8 @@ def _for_mode(settings: Settings, mode: Mode) -> Settings:
 
 def _list_devices() -> int:
     try:
-        for line in list_devices():
+        sounddevice = import_sounddevice()
+        for line in list_devices(sounddevice.query_devices(), sounddevice.default.device[0]):
             print(line)  # noqa: T201 -- a listing for a person, not a run of the service
     except AudioDeviceUnavailable as error:
         sys.stderr.write(f"error: {describe(error)}\n")

@@ -22,12 +22,12 @@ import structlog
 from voice import __version__
 from voice.audio import AudioBlock, samples_to_ms
 from voice.build import Service, build_service, locate_models, new_trace_id
-from voice.capture.microphone import Microphone, MicrophoneSettings
+from voice.capture.microphone import Microphone
 from voice.capture.pcm_stream import PcmStream
+from voice.capture.portaudio import MicrophoneSettings
 from voice.capture.source import AudioSource
 from voice.capture.wav_file import WavFile
 from voice.config import Mode, Settings
-from voice.control import ControlChannel
 from voice.errors import (
     EXIT_BUG,
     EXIT_OK,
@@ -41,15 +41,16 @@ from voice.errors import (
     describe,
 )
 from voice.finalization.emotion_thread import EmotionThread
-from voice.funasr_models import limit_spinning
+from voice.models.torch_setup import limit_spinning
 from voice.output.event_queue import EventQueue
 from voice.output.events import SCHEMA_VERSION, AnyEvent, ErrorEvent, FinalEvent, PartialEvent, StatusEvent, Totals
 from voice.output.recorder import Recorder
 from voice.output.writer import STDOUT_FILENO, take_stdout
-from voice.parent import stdin_is_pipe, watch_parent
 from voice.pipeline import UtteranceSummary
-from voice.service_manager import notify
-from voice.stderr_pump import end_pump, pump_stderr
+from voice.process.control import ControlChannel
+from voice.process.parent import stdin_is_pipe, watch_parent
+from voice.process.service_manager import notify
+from voice.process.stderr_pump import end_pump, pump_stderr
 from voice.transcript import Endpoint
 
 _READ_TIMEOUT_SEC = 0.25

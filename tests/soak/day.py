@@ -34,7 +34,7 @@ from harness import example, example_names, resident_bytes  # noqa: E402
 from voice.audio import SAMPLE_RATE_HZ, AudioBlock  # noqa: E402
 from voice.build import build_service, locate_models  # noqa: E402
 from voice.config import load_settings  # noqa: E402
-from voice.funasr_models import limit_spinning  # noqa: E402
+from voice.models.torch_setup import limit_spinning  # noqa: E402
 from voice.output.events import AnyEvent, FinalEvent, PartialEvent  # noqa: E402
 from voice.output.writer import EventWriter  # noqa: E402
 

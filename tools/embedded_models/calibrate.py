@@ -22,9 +22,9 @@ from evaluate import CONDITIONS, NOISES, SYNTHESIZERS, expected_calibration_erro
 from features import WORKSPACE
 from tqdm import tqdm
 
-from voice.recognition.paraformer import Paraformer
 from voice.recognition.recognizer import Recognizer
 from voice.recognition.search import Reading
+from voice.recognition.torch_engine import Paraformer
 from voice.transcript import Token
 
 TEMPERATURES = np.exp(np.linspace(math.log(0.3), math.log(3), 47))

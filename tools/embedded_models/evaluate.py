@@ -38,10 +38,10 @@ from voice.build import build_recognizer
 from voice.config import Mode, load_settings
 from voice.finalization.emotion import EMOTION_NAMES, Emotion2vec
 from voice.finalization.punctuation import CtTransformer
-from voice.funasr_models import load_model
+from voice.models.loader import load_model
 from voice.recognition.hotwords import HotwordGraphs
-from voice.recognition.paraformer import Paraformer
 from voice.recognition.recognizer import Recognizer
+from voice.recognition.torch_engine import Paraformer
 from voice.transcript import Hypothesis, Token
 
 SYNTHESIZERS = ("neural", "espeak", "kokoro")

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from voice.funasr_models import prepare_imports
+from voice.models.torch_setup import prepare_imports
 
 _CLASSES = {
     "ParaformerStreaming": "funasr.models.paraformer_streaming.model",

@@ -18,10 +18,10 @@ from ship import EMBEDDED
 
 from voice.build import build_recognizer
 from voice.config import load_settings
-from voice.funasr_models import load_model
+from voice.models.loader import load_model
 from voice.recognition.hotwords import HotwordGraphs
-from voice.recognition.paraformer import Paraformer
 from voice.recognition.recognizer import Recognizer
+from voice.recognition.torch_engine import Paraformer
 
 _BEFORE, _BEHIND = 4_800, 8_000  # the silence that test_utterances puts around each clip
 Spoken = tuple[str, np.ndarray]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from voice.audio import Samples
-from voice.funasr_models import FunasrModel
+from voice.models.funasr_model import FunasrModel
 
 
 class FsmnVad:

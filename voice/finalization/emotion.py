@@ -11,7 +11,7 @@ from typing import get_args
 
 from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.errors import ModelLoadFailed
-from voice.funasr_models import FunasrModel
+from voice.models.funasr_model import FunasrModel
 from voice.transcript import EmotionName
 
 EMOTION_NAMES: tuple[EmotionName, ...] = get_args(EmotionName)

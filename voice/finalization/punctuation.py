@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from voice.funasr_models import FunasrModel
+from voice.models.funasr_model import FunasrModel
 
 MARKS = frozenset("，。？、")
 _ASCII_MARKS = {"，": ",", "。": ".", "？": "?", "、": ","}

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voice.audio import Samples
-from voice.funasr_models import FunasrModel
+from voice.models.funasr_model import FunasrModel
 from voice.recognition.hotwords import HotwordGraph
-from voice.recognition.paraformer import Paraformer, read_whole
 from voice.recognition.search import Reading, TokenSearch, Vocabulary
+from voice.recognition.torch_engine import Paraformer, read_whole
 from voice.transcript import Token
 
 

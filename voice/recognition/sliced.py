@@ -23,8 +23,8 @@ import numpy as np
 from voice.audio import Samples
 from voice.recognition.alignment import continuation
 from voice.recognition.hotwords import HotwordGraph
-from voice.recognition.paraformer import FRAME_SAMPLES, Paraformer, read_whole
 from voice.recognition.search import TokenSearch
+from voice.recognition.torch_engine import FRAME_SAMPLES, Paraformer, read_whole
 from voice.transcript import CONTINUES, Hypothesis, Token
 
 _TIME_SLACK_SAMPLES = 2 * FRAME_SAMPLES

@@ -14,8 +14,8 @@ import numpy as np
 
 from voice.audio import Samples
 from voice.recognition.hotwords import HotwordGraph
-from voice.recognition.paraformer import FRAME_SAMPLES, ChunkPreset, ChunkState, Firing, Paraformer
 from voice.recognition.search import Reading, TokenSearch
+from voice.recognition.torch_engine import FRAME_SAMPLES, ChunkPreset, ChunkState, Firing, Paraformer
 from voice.transcript import Hypothesis, Token
 
 

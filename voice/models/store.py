@@ -16,7 +16,7 @@ from voice.errors import ModelLoadFailed, describe
 
 Hub = Literal["ms", "hf"]
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 EMBEDDED = REPOSITORY / "models" / "embedded"
 
 _HUB_IDS: dict[str, dict[Hub, str]] = {

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from voice.audio import Samples
 from voice.errors import ModelLoadFailed
-from voice.funasr_models import FunasrModel
+from voice.models.funasr_model import FunasrModel
 from voice.recognition.search import Reading, Vocabulary
 
 FRAME_SAMPLES = 960

@@ -1,0 +1,75 @@
+"""torch and FunASR prepared for this process: light imports, the device, threads.
+
+``import funasr`` imports all of its 200 modules (6 s, holding the GIL so that an audio callback starves); ``prepare_imports`` registers an
+empty parent package, so that only the modules a model needs are imported (0.5 s). A torchaudio that cannot load (its PyPI wheel beside a CPU
+torch raises OSError) would end that import; it is probed once and hidden if it is broken, and FunASR then uses ``kaldi-native-fbank``. No
+state beyond ``sys.modules``, the environment and torch's own settings.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+import sys
+import types
+from typing import Literal
+
+import structlog
+
+from voice.errors import ModelLoadFailed, describe
+
+DeviceType = Literal["auto", "cpu", "cuda"]
+
+log = structlog.get_logger()
+
+
+@functools.cache
+def prepare_imports() -> None:
+    """Make ``funasr.*`` importable without FunASR's import of everything, and a broken torchaudio invisible."""
+    try:
+        importlib.import_module("torchaudio")
+    except Exception as error:  # noqa: BLE001 -- a wheel linked against a missing library raises OSError, others other types
+        sys.modules["torchaudio"] = None  # type: ignore[assignment]  # the documented way to make an import fail
+        log.info("torchaudio_hidden", reason=describe(error)[:160], instead="kaldi-native-fbank")
+    if "funasr" not in sys.modules:
+        spec = importlib.util.find_spec("funasr")
+        if spec is None or spec.submodule_search_locations is None:
+            raise ModelLoadFailed("the package funasr is not installed; run: pip install -r requirements.txt")
+        package = types.ModuleType("funasr")
+        package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
+        sys.modules["funasr"] = package
+
+
+def resolve_device(device_type: DeviceType) -> str:
+    """``cpu`` or ``cuda``; ``auto`` takes CUDA where it is there.
+
+    Raises:
+        ModelLoadFailed: CUDA was asked for by name and there is none.
+    """
+    import torch  # noqa: PLC0415
+
+    available = torch.cuda.is_available()
+    if device_type == "cuda" and not available:
+        raise ModelLoadFailed("device_type is cuda, but torch sees no CUDA device; use --device-type cpu")
+    return "cuda" if device_type != "cpu" and available else "cpu"
+
+
+def limit_spinning() -> None:
+    """Keep torch's idle threads from spinning for long; called before torch is imported, the user's own choice wins.
+
+    libgomp lets a thread that waits spin for milliseconds. With another busy process on a machine of two cores, that starves the
+    thread it waits for: a chunk then took 10 to 100 times as long. Spinning 10,000 rounds costs 3 % where the machine is idle
+    (bench/README.md).
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def set_num_threads(num_threads: int) -> None:
+    """Threads of one torch operation. Called after all loading: libraries change it behind our back."""
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(num_threads)

@@ -1,0 +1,1 @@
+"""What surrounds a process: its parent, its log, its service manager, its signals."""
