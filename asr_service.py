@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 """Voice ASR service, sliced mode. See README.md."""
 
-import sys
-
-from voice.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main("sliced"))
+    from voice.process.start import begin
+
+    START = begin()  # before anything slow is imported
+
+    import sys
+
+    from voice.prerequisites import run
+
+    sys.exit(run("sliced", START))

@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
 """Voice ASR service, streaming mode. See README.md."""
 
-import sys
-
-from voice.cli import main
-
 if __name__ == "__main__":
-    sys.exit(main("streaming"))
+    from voice.process.start import begin
+
+    START = begin()  # before anything slow is imported
+
+    import sys
+
+    from voice.prerequisites import run
+
+    sys.exit(run("streaming", START))

@@ -43,7 +43,7 @@ from voice.models.store import EMBEDDED  # noqa: E402
 from voice.models.torch_setup import limit_spinning, set_num_threads  # noqa: E402
 from voice.recognition.hotwords import HotwordGraphs  # noqa: E402
 from voice.recognition.recognizer import Recognizer  # noqa: E402
-from voice.recognition.torch_engine import Paraformer  # noqa: E402
+from voice.recognition.torch_engine import TorchEngine  # noqa: E402
 
 SPEECH = Path(__file__).resolve().parent / "names"
 SURNAMES = "王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗"
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--weights", type=float, nargs="+", default=[10, 20, 40], help="weights to try")
     arguments = parser.parse_args()
     limit_spinning()
-    model = Paraformer(load_model(arguments.model_dir, "ParaformerStreaming", "cpu"))
+    model = TorchEngine(load_model(arguments.model_dir, "ParaformerStreaming", "cpu"))
     set_num_threads(1)
     spoken = read_speech()
     names = [utterance.name for utterance in spoken if utterance.name]
@@ -117,7 +117,7 @@ def hotwords(names: list[str], tokens: list[str]) -> list[str]:
     return list(words)
 
 
-def build(mode: Mode, model: Paraformer, words: Words) -> Recognizer:
+def build(mode: Mode, model: TorchEngine, words: Words) -> Recognizer:
     """A recogniser as the service builds it."""
     return build_recognizer(load_settings({}, environment={}), mode, model, HotwordGraphs(lambda: words, model.vocabulary.tokens))
 

@@ -32,9 +32,10 @@ from voice.config import load_settings  # noqa: E402
 from voice.models.loader import load_model  # noqa: E402
 from voice.models.store import EMBEDDED  # noqa: E402
 from voice.models.torch_setup import limit_spinning, prepare_imports, set_num_threads  # noqa: E402
+from voice.recognition.engine import ChunkPreset  # noqa: E402
 from voice.recognition.hotwords import HotwordGraphs  # noqa: E402
 from voice.recognition.recognizer import Recognizer  # noqa: E402
-from voice.recognition.torch_engine import ChunkPreset, Paraformer  # noqa: E402
+from voice.recognition.torch_engine import TorchEngine  # noqa: E402
 
 FULL_SIZE = REPOSITORY / ".cache" / "bench" / "full-size"
 FEED_SAMPLES = 512  # what the pipeline feeds: one VAD window
@@ -55,7 +56,7 @@ def main() -> None:
     settings = load_settings({}, environment={})
     preset = ChunkPreset(*settings.chunk_size, *settings.look_backs)
     started = time.perf_counter()
-    model = Paraformer(load_model(directory, "ParaformerStreaming", "cpu"))
+    model = TorchEngine(load_model(directory, "ParaformerStreaming", "cpu"))
     loaded_sec = time.perf_counter() - started
     hotwords = HotwordGraphs(lambda: (), model.vocabulary.tokens)
     streaming = build_recognizer(settings, "streaming", model, hotwords)

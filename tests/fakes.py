@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.models.funasr_model import FunasrModel
+from voice.recognition.engine import FRAME_SAMPLES, ChunkPreset, CifSettings, EncodedChunk, Vocabulary
 from voice.transcript import Hypothesis, Token
 
 SLICE = SAMPLE_RATE_HZ // 2
@@ -117,3 +119,89 @@ def failing_on_the_accelerator(model: FunasrModel, method: Callable[..., Any], f
         return method(*arguments, **options)
 
     return call
+
+
+SCRIPTED_TOKENS = (*"_一二三四五六七八九", "ab@@", "cd")
+
+
+def frame(token: int = 0, alpha: float | None = None, *, second: int = 0, gap: float = 20.0, before: int = 0) -> Samples:
+    """960 samples that tell ``ScriptedEngine`` what this frame is.
+
+    Args:
+        token: its likeliest token; 0 is blank.
+        alpha: its CIF weight; a whole token's where there is one, else none.
+        second: the second likeliest token.
+        gap: so many nats less likely.
+        before: the likeliest token of the frame before it, once this one is in view: what later context changes.
+    """
+    samples = np.zeros(FRAME_SAMPLES, np.float32)
+    samples[:5] = (float(token > 0) if alpha is None else alpha), token, second, gap, before
+    return samples
+
+
+def frames(*tokens: int) -> Samples:
+    """A frame for each token; 0 for a frame without one."""
+    return np.concatenate([frame(token) for token in tokens]) if tokens else np.zeros(0, np.float32)
+
+
+class ScriptedEngine:
+    """An engine that reads alphas and posteriors off audio made by ``frame``. Every call of its decoder is counted."""
+
+    vocabulary = Vocabulary(SCRIPTED_TOKENS, frozenset({0}))
+    cif = CifSettings(np.float32(1.0), np.float32(0.45), len(SCRIPTED_TOKENS))
+
+    def __init__(self) -> None:
+        self.decoded: list[tuple[int, int]] = []
+        """(tokens, of which committed) of every call."""
+
+    def create_stream(self, preset: ChunkPreset | None) -> ScriptedStream:
+        return ScriptedStream(self, preset)
+
+
+@dataclass(slots=True)
+class ScriptedStream:
+    """As the real one it keeps the last frames as context, and what its decoder returns depends on the tokens committed before."""
+
+    engine: ScriptedEngine
+    preset: ChunkPreset | None
+    context: Samples | None = None
+    num_frames: int = 0
+    history: int = 0
+
+    def encode(self, samples: Samples) -> EncodedChunk:
+        if self.preset is None:
+            raise ValueError("a stream without a preset takes all audio in encode_last")
+        assert len(samples) == self.preset.stride_samples
+        return self._encoded(samples)
+
+    def encode_last(self, samples: Samples) -> EncodedChunk | None:
+        if len(samples) == 0:
+            return None
+        return self._encoded(np.pad(samples, (0, -len(samples) % FRAME_SAMPLES)))
+
+    def encode_context(self) -> EncodedChunk | None:
+        return None if self.num_frames == 0 else self._encoded(np.zeros(0, np.float32))
+
+    def decode(self, chunk: EncodedChunk, embeddings: np.ndarray, *, num_committed: int) -> np.ndarray:
+        self.engine.decoded.append((len(embeddings), num_committed))
+        first, self.history = self.history, self.history + num_committed
+        rows = embeddings * (1 - 0.001 * (first + np.arange(len(embeddings))))[:, np.newaxis]
+        return (rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))).astype(np.float32)
+
+    def copy(self) -> ScriptedStream:
+        return ScriptedStream(self.engine, self.preset, self.context, self.num_frames, self.history)
+
+    def _encoded(self, samples: Samples) -> EncodedChunk:
+        num_context = self.preset.context if self.preset else 0
+        context = np.zeros(num_context * FRAME_SAMPLES, np.float32) if self.context is None else self.context
+        seen = np.concatenate((context, samples))
+        script = seen.reshape(-1, FRAME_SAMPLES)[:, :5]
+        hidden = np.full((len(script), len(SCRIPTED_TOKENS)), -30.0, np.float32)
+        for row, (_, token, second, gap, _) in enumerate(script):
+            changed = int(script[row + 1, 4]) if row + 1 < len(script) else 0
+            hidden[row, int(second)] = -gap
+            hidden[row, changed or int(token)] = 0.0
+        chunk = EncodedChunk(script[:, 0].copy(), hidden, self.num_frames - num_context)
+        self.context = seen[len(seen) - num_context * FRAME_SAMPLES :]
+        self.num_frames += len(samples) // FRAME_SAMPLES
+        return chunk

@@ -77,9 +77,9 @@ def check_guarantees(events: list[Event]) -> None:
             assert trace_id not in done, "a partial after its final"
             assert open_id in (None, trace_id), "an utterance began before the final of the last one"
             open_id = trace_id
-            assert event["text"].startswith(stable.get(trace_id, "")), "a stable character changed"
-            assert event["stable_chars"] <= len(event["text"])
-            stable[trace_id] = event["text"][: event["stable_chars"]]
+            assert event["raw_text"].startswith(stable.get(trace_id, "")), "a stable character changed"
+            assert event["stable_chars"] <= len(event["raw_text"])
+            stable[trace_id] = event["raw_text"][: event["stable_chars"]]
         elif kind == "voice.asr_text.final":
             assert open_id in (None, trace_id)
             assert event["raw_text"].startswith(stable.get(trace_id, "")), "the final takes a stable character back"
@@ -125,8 +125,9 @@ def command(mode: str, *arguments: str, embedded: bool = True, planted: str = ""
     """The entry's command line; with ``planted``, statements that run before it."""
     start = [str(REPOSITORY / ENTRIES[mode])]
     if planted:
-        path = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})"
-        start = ["-c", f"{path}\n{planted}\nfrom voice.cli import main\nsys.exit(main({mode!r}))"]
+        before = f"import sys; sys.path.insert(0, {str(REPOSITORY)!r})\nfrom voice.process.start import begin\nstart = begin()"
+        behind = f"from voice.prerequisites import run\nsys.exit(run({mode!r}, start))"
+        start = ["-c", f"{before}\n{planted}\n{behind}"]
     return [sys.executable, *start, *(["--embedded"] if embedded else []), *arguments]
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from fakes import ACCELERATOR, failing_on_the_accelerator
 from harness import EMBEDDED_ASR, ENTRIES, EXAMPLES, REPOSITORY, example, final_texts, of_type, run_service
-from test_daemon import Script, serve
+from test_listening import Run, Script
 
 from voice.build import build_recognizer
 from voice.config import load_settings
@@ -23,7 +23,7 @@ from voice.hotword_list import HotwordList
 from voice.models.funasr_model import AcceleratorOutOfMemory, FunasrModel
 from voice.models.loader import load_model
 from voice.recognition.hotwords import HotwordGraphs
-from voice.recognition.torch_engine import Paraformer
+from voice.recognition.torch_engine import TorchEngine
 
 
 def recognizer_out_of_memory(mode: Any, part: str, first: int) -> tuple[FunasrModel, Any]:
@@ -32,7 +32,7 @@ def recognizer_out_of_memory(mode: Any, part: str, first: int) -> tuple[FunasrMo
     module.forward_chunk = failing_on_the_accelerator(model, module.forward_chunk, first)
     settings = load_settings({}, environment={})
     graphs = HotwordGraphs(HotwordList(()).current, model.tokens)
-    return model, build_recognizer(settings, mode, Paraformer(model), graphs)
+    return model, build_recognizer(settings, mode, TorchEngine(model), graphs)
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
@@ -41,15 +41,15 @@ def test_wherever_the_memory_ends_no_word_is_lost(mode: str, part: str) -> None:
     """At every call: chunks, and the ends that are made before they are sure."""
     samples, _ = example("two_utterances")
     _, never = recognizer_out_of_memory(mode, part, 10**9)
-    expected = final_texts(serve(Script(samples), never)[0])
+    expected = final_texts(Run(Script(samples), never).events)
     for first in itertools.count(1):
         model, recognizer = recognizer_out_of_memory(mode, part, first)
-        events, code = serve(Script(samples), recognizer)
+        run = Run(Script(samples), recognizer)
         if model.device == ACCELERATOR:
             break  # there were no more calls
-        assert code == 0
-        assert final_texts(events) == expected
-        errors = of_type(events, "error_event")
+        assert run.code == 0
+        assert final_texts(run.events) == expected
+        errors = run.of("error_event")
         assert len(errors) <= 1, "said once"
         assert all(error["recoverable"] and "goes on on the CPU" in error["message"] for error in errors)
     assert first > 8
@@ -59,17 +59,17 @@ def test_wherever_the_memory_ends_no_word_is_lost(mode: str, part: str) -> None:
 @pytest.mark.parametrize("mode", ENTRIES)
 def test_the_service_says_it_once_and_goes_on(mode: str) -> None:
     planted = f"""
-import voice.build
+import voice.models.weights
 sys.path.insert(0, {str(REPOSITORY / "tests")!r})
 from fakes import failing_on_the_accelerator
-real = voice.build.load_model
+real = voice.models.weights.load_model
 def load(directory, names, device):
     model = real(directory, names, device)
     if "ParaformerStreaming" in names:
         model.module.encoder.forward_chunk = failing_on_the_accelerator(model, model.module.encoder.forward_chunk, 9)
     return model
-voice.build.load_model = load
-voice.build.resolve_device = lambda wanted: "{ACCELERATOR}"
+voice.models.weights.load_model = load
+voice.models.weights.resolve_device = lambda wanted: "{ACCELERATOR}"
 """
     result = run_service(mode, "--input", str(EXAMPLES / "two_utterances.wav"), planted=planted)
     assert result.returncode == 0

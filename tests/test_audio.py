@@ -43,12 +43,25 @@ def test_rms_does_not_vanish_where_float32_squares_would():
     assert rms(np.full(16, 1e-30, np.float32)) == pytest.approx(1e-30, rel=1e-5)
 
 
-def test_block_duration_counts_frames_not_channels_nor_losses():
-    block = AudioBlock(np.zeros((4_410, 2), np.float32), 44_100, lost_frames=44_100)
+def test_block_duration_counts_frames_not_channels():
+    block = AudioBlock(np.zeros((4_410, 2), np.float32), 44_100)
     assert block.duration_sec == pytest.approx(0.1)
 
 
-def test_chunk_ends_after_its_last_sample_whatever_was_lost_before_it():
-    chunk = AudioChunk(np.zeros(160, np.float32), start_sample=SAMPLE_RATE_HZ, lost_samples=480)
-    assert chunk.end_sample == SAMPLE_RATE_HZ + 160
-    assert chunk.non_finite_samples == 0
+def test_chunk_ends_after_its_last_sample():
+    assert AudioChunk(np.zeros(160, np.float32), start_sample=SAMPLE_RATE_HZ).end_sample == SAMPLE_RATE_HZ + 160
+
+
+@pytest.mark.parametrize(("at_sec", "frames"), [(9.0, 0), (10.0, 0), (10.25, 4_000), (11.0, 16_000), (12.0, 16_000)])
+def test_a_block_is_split_at_the_moment_of_capture(at_sec: float, frames: int):
+    samples = np.arange(16_000, dtype=np.float32)[:, np.newaxis]
+    before, behind = AudioBlock(samples, 16_000, losses_before=3, captured_at=10.0).split(at_sec)
+    np.testing.assert_array_equal(np.concatenate((before.samples, behind.samples)), samples)
+    assert len(before.samples) == frames
+    assert (before.captured_at, behind.captured_at) == (10.0, 10.0 + frames / 16_000)
+    assert before.losses_before == behind.losses_before == 3
+
+
+def test_a_block_without_a_time_of_capture_is_split_at_its_start():
+    before, behind = AudioBlock(np.ones((10, 1), np.float32), 16_000).split(5.0)
+    assert (len(before.samples), len(behind.samples)) == (0, 10)

@@ -1,16 +1,21 @@
-"""Settings: four layers, one truth, and every problem said at once."""
+"""Settings: four layers merged into one, every problem of all layers listed."""
 
 from __future__ import annotations
 
+import ast
+import inspect
+import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
-from voice.config import DEFAULT_PATH, Settings, load_settings, read_yaml
-from voice.errors import ConfigInvalid
+from voice.config import DEFAULT_PATH, Settings, load_settings
+from voice.errors import ConfigInvalid, describe
+from voice.yaml_file import read_mapping
 
 
 def load(command_line: Mapping[str, Any] | None = None, environment: Mapping[str, str] | None = None, path: Path | None = None) -> Settings:
@@ -94,6 +99,51 @@ def test_every_setting_stands_in_the_default_file_with_a_comment_above_it():
 def test_a_setting_without_a_comment_would_be_noticed():
     text = "# Why.\none: 1\ntwo: 2\n\nthree: 3\naudio:\n  four: 4\n  # Why.\n  five: 5\n"
     assert uncommented_keys(text) == ({"one", "two", "three", "audio.four", "audio.five"}, ["three", "audio.four"])
+
+
+def test_every_default_stands_in_the_default_file_and_none_in_the_code():
+    """No setting has a default of its own, and no number stands in the module but the bounds of fields and indices."""
+    with pytest.raises(ValidationError) as caught:
+        Settings(())
+    missing = {details["loc"][0] for details in caught.value.errors()}
+    assert missing == set(Settings.model_fields)
+    assert [name for name in leaves(Settings) if not is_required(name)] == []
+    tree = ast.parse(Path(inspect.getfile(Settings)).read_text(encoding="utf-8"))
+    allowed = {id(node) for each in ast.walk(tree) if has_bounds_or_indices(each) for node in ast.walk(each)}
+    numbers = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and type(node.value) in (int, float)}
+    outside = {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float) and id(node) not in allowed
+    }
+    assert 100 in numbers, "the walk sees the bounds of endpoint_silence_ms"
+    assert outside == {0.06, 100}, "the length of a frame, and the characters that are shown of a wrong value"
+
+
+def is_required(name: str) -> bool:
+    model: type[BaseModel] = Settings
+    *sections, key = name.split(".")
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return model.model_fields[key].is_required()
+
+
+def has_bounds_or_indices(node: ast.AST) -> bool:
+    return isinstance(node, ast.Subscript) or (isinstance(node, ast.Call) and ast.unparse(node.func) == "Field")
+
+
+def test_what_null_means_comes_from_the_settings_too():
+    vad = {"engine": "fsmn", "fitting_thresholds": {"fsmn": [0.7, 0.4]}}
+    streaming = {"fitting_look_backs": {"with_left_context": [0, 1]}, "trained_chunk_sizes": [[0, 10, 5], [0, 6, 3]]}
+    settings = load({"vad": vad, "streaming": streaming, "chunk_sec": 0.4, "decoder_chunk_look_back": 0})
+    assert settings.vad.thresholds == (0.7, 0.4)
+    assert settings.vad.fitting_thresholds["silero"] == (0.5, 0.35)
+    assert settings.for_mode("streaming").chunk_size == (0, 6, 3)
+    (problem,) = problems({"streaming": streaming, "chunk_size": [5, 10, 5]})
+    assert problem.startswith("chunk_size: [5, 10, 5] with look-backs [0, 1]")
+    assert load().vad.thresholds == (0.5, 0.35), "the next run begins with the defaults"
 
 
 # --- precedence -----------------------------------------------------------------------------------------------------
@@ -216,7 +266,7 @@ def test_a_rule_over_several_settings_is_not_hidden_by_a_value_out_of_range():
 def test_malformed_yaml_names_the_file_and_the_place(settings_file: Any, text: str):
     path = settings_file(text)
     (problem,) = problems(None, None, path)
-    assert problem.startswith(f"{path}: not YAML")
+    assert problem.startswith(f"{path} is not YAML")
     assert "line 1" in problem
     assert "\n" not in problem
 
@@ -224,14 +274,13 @@ def test_malformed_yaml_names_the_file_and_the_place(settings_file: Any, text: s
 def test_a_file_in_another_encoding_is_named(tmp_path: Path):
     path = tmp_path / "settings.yaml"
     path.write_bytes("hotwords: 客厅".encode("gbk"))
-    (problem,) = problems(None, None, path)
-    assert problem.startswith(f"{path}: not YAML")
+    assert problems(None, None, path) == [f"{path} is not UTF-8 text (byte 10)"]
 
 
 @pytest.mark.parametrize(("text", "kind"), [("- 1\n- 2", "list"), ("hello", "str"), ("3", "int")])
 def test_a_file_that_holds_no_settings_is_named(settings_file: Any, text: str, kind: str):
     path = settings_file(text)
-    assert problems(None, None, path) == [f"{path}: holds {kind}, not settings"]
+    assert problems(None, None, path) == [f"{path} holds {kind}, not a mapping"]
 
 
 @pytest.mark.parametrize("text", ["1: 2", "on: true", "null: 3", "audio: {5: 6}"])
@@ -245,16 +294,104 @@ def test_a_section_that_is_no_section_is_named(settings_file: Any, text: str):
     assert problem.startswith("audio: ")
 
 
+LONG_PROBLEM = "1" * 5_000
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("endpoint_silence_ms: 2024-13-45", "endpoint_silence_ms: '2024-13-45' is not allowed; allowed: 100..10000"),
+        ("hotwords: &a [*a]", "settings.yaml holds a value that contains itself"),
+        ("endpoint_silence_ms: " + "1" * 5_000, "settings.yaml holds a number of 5,000 characters"),
+        ("hotwords: " + "[" * 3_000, "settings.yaml is nested deeper than 32 levels"),
+        ("hotwords: " + "{a: " * 900 + "1" + "}" * 900, "settings.yaml is nested deeper than 32 levels"),
+        ("a: &a [1, 1, 1, 1]\n" + "\n".join(f"{b}: &{b} [*{a}, *{a}, *{a}, *{a}]" for a, b in pairwise("abcdefghijkl")), "20,000 values"),
+        ("hotwords: " + "[" * 30 + "]" * 30, "hotwords: [[[[[[[...]]]]]]] is not allowed; allowed: text or [text, ...]"),
+        ("hotwords: {a: {b: {c: [1]}}}", "hotwords: {'a': {'b': {'c': [1]}}} is not allowed"),
+        ("model_dir: [" + "x, " * 5_000 + "]", "model_dir: ['x', 'x', 'x', 'x', 'x', 'x', ...] is not allowed; allowed: text or null"),
+        ("x" * 1_000 + ": 1", "xxx: unknown setting"),
+    ],
+)
+def test_a_harmful_value_in_a_settings_file_is_one_short_problem(settings_file: Any, text: str, problem: str):
+    (found,) = problems(None, None, settings_file(text))
+    assert problem in found
+    assert len(found) <= 300
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("ENDPOINT_SILENCE_MS", LONG_PROBLEM, "is not allowed; allowed: 100..10000"),
+        ("VAD__THRESHOLD", LONG_PROBLEM, "is not allowed; allowed: 0..1 (bounds excluded) or null"),
+        ("AUDIO__DEVICE", LONG_PROBLEM, "is not allowed"),
+        ("CHUNK_SIZE", f"[0, {LONG_PROBLEM}, 5]", "is not JSON (ValueError: Exceeds the limit"),
+        ("HOTWORDS", "[" * 100_000, "is not JSON"),
+        ("CHUNK_SIZE", "[" * 100_000, "is not JSON"),
+        ("CHUNK_SIZE", "[" * 900 + "]" * 900, "is nested deeper than 32 levels (environment)"),
+        ("CHUNK_SIZE", '{"a":' * 200 + "1" + "}" * 200, "is nested deeper than 32 levels (environment)"),
+        ("CHUNK_SIZE", "[" * 30 + "]" * 30, "is not allowed; allowed: [0..30, 1..60, 1..30]"),
+        ("X" * 5_000, "1", "unknown setting (environment)"),
+    ],
+)
+def test_a_harmful_variable_is_one_short_problem(name: str, value: str, problem: str):
+    found = problems(None, {f"VOICE_ASR__{name}": value})
+    assert found
+    for each in found:
+        assert problem in each
+        assert len(each) <= 300
+
+
+@pytest.mark.parametrize(
+    "key", ["endpoint_silence_ms", "chunk_sec", "audio.device", "audio.sample_rate", "vad.min_rms", "model.num_threads"]
+)
+def test_a_number_of_five_thousand_digits_in_a_flag_is_a_problem(key: str):
+    section, _, name = key.rpartition(".")
+    (problem,) = problems({section: {name: LONG_PROBLEM}} if section else {name: LONG_PROBLEM})
+    assert problem.startswith(f"{key}: '1111")
+    assert "is not allowed" in problem
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/settings.yaml", "/" + "x" * 5_000, "a\0b"])
+def test_a_settings_file_that_can_be_no_path_is_a_problem(path: str):
+    (problem,) = problems(None, None, Path(path))
+    assert len(problem) <= 300
+
+
+def test_a_settings_file_that_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path):
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/zero")):
+        assert problems(None, None, path) == [f"{path} cannot be read (it is no regular file)"]
+
+
+def test_of_many_problems_the_first_twenty_are_listed_and_the_rest_counted():
+    found = ConfigInvalid([f"{number}: " + "x" * 1_000 + " is wrong" for number in range(100_000)])
+    assert len(found.problems) == 21
+    assert found.problems[0].startswith("0: xxx")
+    assert found.problems[0].endswith("xxx is wrong")
+    assert len(found.problems[0]) == 300
+    assert found.problems[-1] == "... and 99,980 more"
+    assert len(ConfigInvalid(["wrong"] * 20).problems) == 20
+
+
+def test_a_described_error_is_one_line_of_at_most_a_thousand_characters():
+    assert describe(ValueError("a\nb")) == "ValueError: a b"
+    assert describe(ValueError()) == "ValueError"
+    long = describe(ValueError("begin " + "x" * 7_300_000 + " end"))
+    assert len(long) == 1_000
+    assert long.startswith("ValueError: begin")
+    assert long.endswith("end")
+
+
 def test_a_missing_file_and_a_directory_are_named(tmp_path: Path):
     for path in (tmp_path / "none.yaml", tmp_path):
         (problem,) = problems(None, None, path)
-        assert problem.startswith(f"{path}: cannot be read")
+        assert problem.startswith(f"{path} cannot be read")
 
 
 def test_reading_the_defaults_gives_a_fresh_mapping_each_time():
     """Layers are merged into it: one run's settings must not reach the next."""
     load({"vad": {"min_speech_ms": 1}})
-    assert load().vad.min_speech_ms == read_yaml(DEFAULT_PATH)["vad"]["min_speech_ms"] == 90
+    assert load().vad.min_speech_ms == read_mapping(DEFAULT_PATH)["vad"]["min_speech_ms"] == 90
 
 
 # --- rules ----------------------------------------------------------------------------------------------------------
@@ -303,9 +440,18 @@ def test_in_streaming_mode_chunk_sec_picks_the_nearest_trained_triple(chunk_sec:
     assert settings.for_mode("sliced") == settings
 
 
-def test_a_chunk_size_of_ones_own_is_not_replaced_by_chunk_sec():
-    settings = load({"chunk_sec": 0.48, "chunk_size": [5, 10, 5]})
-    assert settings.for_mode("streaming").chunk_size == (5, 10, 5)
+@pytest.mark.parametrize("chunk_size", [(5, 10, 5), (0, 10, 5)])
+def test_a_chunk_size_that_is_given_is_not_replaced_by_chunk_sec(chunk_size: tuple[int, int, int]):
+    settings = load({"chunk_sec": 0.48, "chunk_size": list(chunk_size)})
+    assert settings.for_mode("streaming").chunk_size == chunk_size
+
+
+def test_chunk_sec_counts_as_given_in_every_layer_and_whatever_its_value(settings_file: Any):
+    trained = {"streaming": {"trained_chunk_sizes": [[0, 9, 5]]}}
+    assert load(trained).for_mode("streaming").chunk_size == (0, 10, 5)
+    assert load({**trained, "chunk_sec": 0.6}).for_mode("streaming").chunk_size == (0, 9, 5)
+    assert load(trained, {"VOICE_ASR__CHUNK_SEC": "0.6"}).for_mode("streaming").chunk_size == (0, 9, 5)
+    assert load(trained, None, settings_file("chunk_sec: 0.6")).for_mode("streaming").chunk_size == (0, 9, 5)
 
 
 @pytest.mark.parametrize(("given", "device"), [("3", 3), ("0", 0), (3, 3), ("USB 2", "USB 2"), ("hw:1,0", "hw:1,0"), (None, None)])

@@ -17,7 +17,8 @@ import soundfile
 from harness import EXAMPLES, RunningService, command, environment, example, final_texts, in_time, of_type, run_service, start_service
 
 from voice.errors import ControlInvalid
-from voice.process.control import ControlChannel, parse_command
+from voice.process.clock import clock_sec
+from voice.process.control import MAX_WAITING, ControlChannel, TimedCommand, parse_command
 
 
 @pytest.mark.parametrize("name", ["mute", "unmute", "endpoint", "stop"])
@@ -45,33 +46,99 @@ def test_anything_else_is_not_and_the_answer_shows_it(line: bytes) -> None:
     assert len(str(answer)) < 400
 
 
-def test_lines_arrive_whole_in_whatever_pieces_and_the_last_one_needs_no_end() -> None:
-    read_end, write_end = os.pipe()
-    channel = ControlChannel(read_end)
-    for piece in (b'{"comm', b'and": "mute"}\r\n\n  \n{"command": "unmute"}\n{"command"', b': "stop"}'):
-        os.write(write_end, piece)
+class Channel:
+    """A control channel on a pipe."""
+
+    def __init__(self, *, blocking: bool = True) -> None:
+        read_end, self.write_end = os.pipe()
+        os.set_blocking(read_end, blocking)
+        self.stopped_at: list[float] = []
+        self.channel = ControlChannel(read_end, lambda: self.stopped_at.append(time.monotonic()))
+
+    def write(self, *pieces: bytes) -> None:
+        for piece in pieces:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(self.write_end, view) :]
+
+    def take(self, at_least: int) -> list[Any]:
+        """Names of commands, and what was invalid."""
+        taken: list[Any] = []
+        deadline = time.monotonic() + 10
+        while len(taken) < at_least and time.monotonic() < deadline:
+            taken += [answer.command if isinstance(answer, TimedCommand) else answer for answer in self.channel.take()]
+            time.sleep(0.01)
+        return taken
+
+    def wait_for_stop(self) -> float:
+        deadline = time.monotonic() + 10
+        while not self.stopped_at:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        return self.stopped_at[0]
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_lines_arrive_whole_in_whatever_pieces_and_the_last_one_needs_no_end(blocking: bool) -> None:
+    channel = Channel(blocking=blocking)
+    for piece in (b'{"comm', b'and": "mute"}\r\n\n  \n{"command": "unmute"}\n{"command"', b': "endpoint"}'):
+        channel.write(piece)
         time.sleep(0.02)
-    os.close(write_end)
-    assert take(channel, 3) == ["mute", "unmute", "stop"]
+    os.close(channel.write_end)
+    assert channel.take(3) == ["mute", "unmute", "endpoint"]
 
 
-def test_a_line_without_an_end_is_not_kept_for_ever() -> None:
-    read_end, write_end = os.pipe()
-    channel = ControlChannel(read_end)
-    os.write(write_end, b"x" * 20_000 + b'\n{"command": "stop"}\n')
-    *invalid, last = take(channel, 2)
-    assert last == "stop"
-    assert all(isinstance(answer, ControlInvalid) for answer in invalid)
-    os.close(write_end)
-
-
-def take(channel: ControlChannel, at_least: int) -> list[Any]:
-    taken: list[Any] = []
+def test_a_command_carries_the_time_at_which_it_arrived() -> None:
+    channel = Channel()
+    before = clock_sec()
+    channel.write(b'{"command": "mute"}\n')
     deadline = time.monotonic() + 10
-    while len(taken) < at_least and time.monotonic() < deadline:
-        taken += channel.take()
-        time.sleep(0.05)
-    return taken
+    while not (taken := channel.channel.take()) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    (command,) = taken
+    assert isinstance(command, TimedCommand)
+    assert before <= command.arrived_at <= clock_sec()
+
+
+def test_a_stop_is_obeyed_at_once_whatever_waits_before_it() -> None:
+    """It took 293 s behind 200,000 commands."""
+    channel = Channel()
+    written_at = time.monotonic()
+    channel.write(b'{"command": "mute"}\n{"command": "endpoint"}\n' * 100_000 + b'{"command": "stop"}\n')
+    assert channel.wait_for_stop() - written_at < in_time(3)
+    *commands, dropped = channel.take(MAX_WAITING + 1)
+    assert len(commands) == MAX_WAITING
+    assert str(dropped) == f"{200_000 - MAX_WAITING} commands were dropped: more than {MAX_WAITING} waited"
+    assert channel.channel.take() == []
+
+
+def test_a_line_without_an_end_is_one_invalid_line() -> None:
+    """100 MB without a newline were 12,800 error events."""
+    channel = Channel()
+    channel.write(*[b"x" * 1_000_000] * 10, b'\n{"command": "mute"}\n')
+    taken = sorted(map(str, channel.take(2)))
+    assert len(taken) == 2
+    assert taken[0].endswith("x' begins a line of more than 4096 bytes")
+    assert taken[1] == "mute"
+
+
+def test_of_many_invalid_lines_the_first_are_shown_and_the_others_counted() -> None:
+    channel = Channel()
+    channel.write(b"nonsense\n" * 1_000, b'{"command": "stop"}\n')
+    channel.wait_for_stop()
+    taken = channel.take(6)
+    assert len(taken) == 6
+    assert all(isinstance(answer, ControlInvalid) for answer in taken)
+    assert [str(answer) for answer in taken[4:]] == ["'nonsense' is not JSON", "995 more lines are no commands"]
+    assert channel.channel.take() == []
+
+
+def test_a_state_that_is_asked_for_twice_is_asked_for_once() -> None:
+    channel = Channel()
+    names = ["mute", "mute", "unmute", "unmute", "endpoint", "endpoint", "mute"]
+    channel.write(*[json.dumps({"command": name}).encode() + b"\n" for name in [*names, "stop"]])
+    channel.wait_for_stop()
+    assert channel.take(5) == ["mute", "unmute", "endpoint", "endpoint", "mute"]
 
 
 # --- the service --------------------------------------------------------------------------------------------------------

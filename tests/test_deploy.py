@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import EXAMPLES, REPOSITORY, start_service
+from harness import EXAMPLES, REPOSITORY, in_time, start_service
 
 from voice.process.service_manager import notify
 
@@ -61,6 +61,18 @@ def test_systemd_hears_that_the_service_is_ready_alive_and_stopping(manager: soc
     assert heard[0] == b"READY=1"
     assert heard[-1] == b"STOPPING=1"
     assert 3 <= heard.count(b"WATCHDOG=1") <= 6, "once a second in 3.8 s"
+
+
+@pytest.mark.slow
+def test_systemd_waits_as_long_as_the_service_waits_for_a_microphone(manager: socket.socket, tmp_path: Path) -> None:
+    variables = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "PULSE_SERVER": f"unix:{tmp_path}/none"}
+    service = start_service("streaming", "--device", "no such microphone", **variables)
+    manager.settimeout(in_time(20))
+    assert [manager.recv(100) for _ in range(3)] == [b"EXTEND_TIMEOUT_USEC=120000000"] * 3
+    service.process.terminate()
+    _, code = service.finish()
+    assert code == 0
+    manager.close()
 
 
 def options(arguments: list[str]) -> list[str]:

@@ -16,7 +16,9 @@ from harness import EXAMPLES, REPOSITORY, example, final_texts, of_type, run_ser
 
 from voice.models.loader import load_model
 from voice.models.store import EMBEDDED
-from voice.recognition.torch_engine import ChunkPreset, Paraformer
+from voice.recognition.cif import initial_state, integrate
+from voice.recognition.engine import ChunkPreset
+from voice.recognition.torch_engine import TorchEngine
 
 MODELS = ("asr", "punctuation", "emotion")
 TOOLS = REPOSITORY / "tools" / "embedded_models"
@@ -88,23 +90,24 @@ def test_low_frame_rate_stacks_seven_frames_every_six(tool) -> None:
 @torch.inference_mode()
 def test_training_lays_chunks_out_as_streaming_inference_does(tool, pair: int, preset: ChunkPreset, name: str) -> None:
     model = load_model(EMBEDDED / "asr", "ParaformerStreaming", "cpu")
-    paraformer, module = Paraformer(model), model.module
-    features = paraformer.features(example(name)[0], {}, is_final=True)
+    engine, module = TorchEngine(model), model.module
+    stream, settings = engine.create_stream(preset), engine.cif
+    features = stream._features(example(name)[0], is_final=True)
     features = features[:, : features.shape[1] // preset.chunk * preset.chunk]
     layout = tool("chunk_layout").StreamingLayout(module.encoder.overlap_chunk_cls)
     layout.gen_chunk_mask(torch.tensor([features.shape[1]]), pair)
     period, padding = layout.chunk_size_pad_shift_cur, layout.shfit_fsmn
 
-    state, encoded, embeddings, logits = paraformer.new_state(preset), [], [], []
+    state, encoded, embeddings, logits = initial_state(settings), [], [], []
     firings = torch.zeros(1, int(layout.x_len_chunk[0]), dtype=torch.int32)
     for number, piece in enumerate([*features.split(preset.chunk, dim=1), None]):
-        chunk = paraformer.encode_tail(state, preset) if piece is None else paraformer.encode(piece.clone(), state, preset)
+        chunk = stream.encode_context() if piece is None else stream._encode_new(piece.clone(), stream._caches)
         rows = range(preset.right if piece is None else preset.chunk)
-        fired, state.cif = paraformer.integrate(chunk, rows, state.cif, is_final=False)
-        encoded.append(chunk.output[0])
+        fired, state = integrate(chunk, rows, state, settings, is_final=False)
+        encoded.append(torch.from_numpy(chunk.hidden))
         if fired:
             embeddings.append(torch.from_numpy(np.stack([firing.embedding for firing in fired])))
-            logits.append(module.decoder.forward_chunk(chunk.output, embeddings[-1][None], state.decoder)[0])
+            logits.append(module.decoder.forward_chunk(encoded[-1][None], embeddings[-1][None], stream._caches.decoder)[0])
             firings[0, number * period + padding] = len(fired)
 
     module.encoder.overlap_chunk_cls, module.encoder.embed = layout, module.encoder.embed._encoder

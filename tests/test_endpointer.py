@@ -37,15 +37,16 @@ def make(**changes: float) -> Endpointer:
 class Feed:
     """Steps an endpointer through windows and keeps what it decided, with the sample at which it did."""
 
-    def __init__(self, endpointer: Endpointer) -> None:
+    def __init__(self, endpointer: Endpointer, window: int = WINDOW) -> None:
         self.endpointer = endpointer
+        self.window = window
         self.now = 0
         self.decisions: list[Decision] = []
         self.decided_at: list[int] = []
 
     def windows(self, count: int, probability: float, level: float = LOUD) -> Feed:
         for _ in range(count):
-            start, self.now = self.now, self.now + WINDOW
+            start, self.now = self.now, self.now + self.window
             self.keep(self.endpointer.step(start, self.now, probability, level))
         return self
 
@@ -192,6 +193,19 @@ def test_a_cut_in_trailing_silence_starts_no_new_utterance():
     assert feed.endpointer.state is State.QUIET
 
 
+def test_after_a_cut_in_trailing_silence_the_next_speech_needs_its_full_length():
+    feed = Feed(make(endpoint_silence=ms_to_samples(3_000), min_speech=3 * WINDOW)).lasting(4_500, SPEECH)
+    while len(feed.decisions) < 2:
+        feed.windows(1, SILENCE, level=0.0)
+    assert feed.endpointer.state is State.QUIET
+    assert feed.endpointer.expected_end(feed.now + ENDPOINT_SILENCE) is None
+    start = feed.now
+    feed.windows(2, SPEECH)
+    assert len(feed.decisions) == 2
+    feed.windows(1, SPEECH)
+    assert feed.decisions[2:] == [SpeechStarted(start)]
+
+
 def test_a_cut_before_trailing_silence_goes_on_in_that_silence():
     feed = Feed(make(endpoint_silence=ms_to_samples(1_000))).lasting(4_000, SPEECH)
     quietest = feed.now
@@ -214,6 +228,14 @@ def test_far_speech_starts_nothing_and_is_counted():
 
 def test_silence_below_min_rms_is_not_counted_as_rejected():
     assert Feed(make(min_rms=0.01)).windows(10, SILENCE, level=QUIET).endpointer.rejected_samples == 0
+
+
+@pytest.mark.parametrize(("probability", "rejected"), [(BETWEEN, WINDOW), (0.35, WINDOW), (0.3499, 0)])
+def test_what_would_not_be_silence_is_rejected_from_the_release_threshold_on(probability: float, rejected: int):
+    """A far voice must not keep an utterance from ending, so its windows are silence, not something between."""
+    feed = Feed(make(min_rms=0.01)).windows(5, SPEECH).windows(1, probability, level=QUIET)
+    assert feed.endpointer.state is State.STOPPING
+    assert feed.endpointer.rejected_samples == rejected
 
 
 def test_far_speech_ends_a_near_utterance():
@@ -275,7 +297,7 @@ RUNS = st.lists(
 
 
 @settings(deadline=None, max_examples=200)
-@given(runs=RUNS, min_rms=st.sampled_from([0.0, 0.01]), max_utterance_ms=st.sampled_from([5_000, 5_010, 7_777]))
+@given(runs=RUNS, min_rms=st.sampled_from([0.0, 0.01]), max_utterance_ms=st.sampled_from([300, 1_000, 5_000, 5_010, 7_777]))
 def test_decisions_alternate_and_their_spans_are_ordered_and_apart(
     runs: list[tuple[int, float, float]], min_rms: float, max_utterance_ms: int
 ):
@@ -310,3 +332,149 @@ def test_nothing_is_decoded_that_the_utterance_turns_out_not_to_hear(runs: list[
             if feed.endpointer.in_utterance:
                 decoded_until = max(decoded_until, min(feed.endpointer.decode_limit, feed.now))
     assert not feed.endpointer.in_utterance
+
+
+@pytest.mark.parametrize("probability", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("before", [0, 1, 10, 15], ids=["quiet", "starting", "speaking", "stopping"])
+def test_a_probability_that_is_not_finite_is_an_error_and_changes_nothing(probability: float, before: int):
+    """As a number, NaN would neither start nor end anything: an utterance would never end."""
+    feed, undisturbed = (Feed(make()).windows(min(before, 10), SPEECH).windows(max(before - 10, 0), SILENCE) for _ in range(2))
+    state = feed.endpointer.state
+    with pytest.raises(ValueError, match=str(probability)):
+        feed.endpointer.step(feed.now, feed.now + WINDOW, probability, LOUD)
+    assert feed.endpointer.state is state
+    for each in (feed, undisturbed):
+        each.windows(10, SPEECH).windows(30, SILENCE)
+    assert feed.decisions == undisturbed.decisions
+
+
+# --- to the sample ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("min_speech", "windows"), [(3 * WINDOW - 1, 3), (3 * WINDOW, 3), (3 * WINDOW + 1, 4)])
+def test_the_length_that_starts_an_utterance_is_exact(min_speech: int, windows: int):
+    feed = Feed(make(min_speech=min_speech)).windows(1, SILENCE).windows(windows - 1, SPEECH)
+    assert feed.decisions == []
+    assert feed.windows(1, SPEECH).decisions == [SpeechStarted(WINDOW)]
+
+
+@pytest.mark.parametrize(("endpoint_silence", "windows"), [(5 * WINDOW - 1, 5), (5 * WINDOW, 5), (5 * WINDOW + 1, 6)])
+def test_the_silence_that_ends_an_utterance_is_exact(endpoint_silence: int, windows: int):
+    feed = Feed(make(endpoint_silence=endpoint_silence, speculate_after=WINDOW)).windows(10, SPEECH).windows(windows - 1, SILENCE)
+    assert len(feed.decisions) == 1
+    assert feed.windows(1, SILENCE).decisions[1:] == [SpeechEnded(10 * WINDOW, 11 * WINDOW, "silence")]
+
+
+@pytest.mark.parametrize(("max_utterance", "windows"), [(100 * WINDOW - 1, 100), (100 * WINDOW, 100), (100 * WINDOW + 1, 101)])
+@pytest.mark.parametrize("start", [0, 7])
+def test_the_longest_utterance_is_exact(max_utterance: int, windows: int, start: int):
+    feed = Feed(make(max_utterance=max_utterance)).windows(start, SILENCE).windows(windows - 1, SPEECH)
+    assert feed.decisions == [SpeechStarted(start * WINDOW)]
+    assert [type(decision) for decision in feed.windows(1, SPEECH).decisions[1:]] == [SpeechEnded, SpeechStarted]
+
+
+@pytest.mark.parametrize(("windows_before_the_end", "found"), [(21, False), (20, True), (1, True)])
+def test_a_window_that_begins_2_s_before_the_end_is_the_first_that_may_hold_the_cut(windows_before_the_end: int, found: bool):
+    """With windows of 0.1 s, 2 s are 20 of them to the sample."""
+    window = SAMPLE_RATE_HZ // 10
+    quietest = MAX_UTTERANCE // window - windows_before_the_end
+    feed = Feed(make(), window).windows(quietest, SPEECH).windows(1, SPEECH, level=0.01)
+    feed.windows(windows_before_the_end - 1, SPEECH)
+    ended = feed.decisions[1]
+    assert isinstance(ended, SpeechEnded)
+    assert (ended.end_sample == quietest * window + window // 2) == found
+    if not found:
+        assert ended.end_sample == MAX_UTTERANCE - CUT_SEARCH_SAMPLES + window // 2, "of equal levels the first"
+
+
+def test_the_middle_of_a_window_of_odd_length_is_rounded_down():
+    window = 501
+    feed = Feed(make(), window).windows(150, SPEECH).windows(1, SPEECH, level=0.01)
+    while len(feed.decisions) < 2:
+        feed.windows(1, SPEECH)
+    assert feed.decisions[1] == SpeechEnded(150 * window + 250, 150 * window + 250, "max_duration")
+
+
+def test_a_cut_where_the_silence_begins_starts_no_new_utterance():
+    """Windows of one sample, so that the middle of a window is its start."""
+    feed = Feed(make(min_speech=1, max_utterance=100, endpoint_silence=50, speculate_after=10), window=1)
+    feed.windows(80, SPEECH).windows(1, SILENCE, level=0.0).windows(19, SILENCE)
+    assert feed.decisions == [SpeechStarted(0), SpeechEnded(80, 90, "max_duration")]
+    assert feed.endpointer.state is State.QUIET
+
+
+def test_a_cut_one_sample_before_the_silence_starts_a_new_utterance():
+    feed = Feed(make(min_speech=1, max_utterance=100, endpoint_silence=50, speculate_after=10), window=1)
+    feed.windows(79, SPEECH).windows(1, SPEECH, level=0.0).windows(20, SILENCE)
+    assert feed.decisions == [SpeechStarted(0), SpeechEnded(79, 79, "max_duration"), SpeechStarted(79, continues=True)]
+
+
+@pytest.mark.parametrize("forgotten", ["end in silence", "end from outside", "reset", "cut"])
+def test_no_cut_falls_before_the_start_of_its_utterance(forgotten: str):
+    """An utterance shorter than the stretch that is searched: what lies before it was quieter, and is not its own."""
+    feed = Feed(make(min_speech=WINDOW, max_utterance=20 * WINDOW, endpoint_silence=WINDOW))
+    feed.windows(5, SPEECH).windows(1, SPEECH, level=0.0)
+    if forgotten == "end in silence":
+        feed.windows(1, SILENCE, level=0.0)
+    elif forgotten == "end from outside":
+        feed.end("requested")
+    elif forgotten == "reset":
+        feed.endpointer.reset()
+    else:
+        feed.windows(14, SPEECH)
+        assert isinstance(feed.decisions[-1], SpeechStarted)
+    start = 5 * WINDOW + WINDOW // 2 if forgotten == "cut" else feed.now
+    known = len(feed.decisions)
+    while not isinstance(feed.decisions[-1], SpeechStarted) or len(feed.decisions) < known + 2:
+        feed.windows(1, SPEECH)
+    ended = next(decision for decision in feed.decisions[known:] if isinstance(decision, SpeechEnded))
+    assert ended.endpoint == "max_duration"
+    assert ended.end_sample > start + WINDOW // 2
+
+
+# --- the expected end -------------------------------------------------------------------------------------------------
+
+
+def test_no_end_is_expected_before_and_while_somebody_speaks():
+    feed = Feed(make())
+    for count, probability in ((3, SILENCE), (2, SPEECH), (10, SPEECH)):
+        feed.windows(count, probability)
+        assert feed.endpointer.expected_end(feed.now + 10 * ENDPOINT_SILENCE) is None
+
+
+def test_the_end_is_expected_from_the_sample_on_at_which_audio_waits():
+    feed = Feed(make()).windows(10, SPEECH).windows(1, SILENCE)
+    waits_from = 10 * WINDOW + SPECULATE_AFTER
+    assert feed.endpointer.expected_end(waits_from - 1) is None
+    expected = SpeechEnded(10 * WINDOW, waits_from, "silence")
+    assert feed.endpointer.expected_end(waits_from) == expected
+    assert feed.endpointer.expected_end(waits_from + 5_000) == expected
+    assert feed.endpointer.decode_limit == waits_from
+
+
+def test_the_expected_end_is_the_one_decided_when_nobody_speaks_any_more():
+    feed = Feed(make()).windows(10, SPEECH).windows(15, SILENCE)
+    expected = feed.endpointer.expected_end(feed.now)
+    assert expected is not None
+    assert feed.windows(10, SILENCE).decisions[1:] == [expected]
+    assert feed.endpointer.expected_end(feed.now) is None, "it is over"
+
+
+def test_no_end_is_expected_after_speech_resumed_or_a_reset():
+    feed = Feed(make()).windows(10, SPEECH).windows(15, SILENCE).windows(1, SPEECH)
+    assert feed.endpointer.expected_end(feed.now) is None
+    feed.windows(15, SILENCE)
+    assert feed.endpointer.expected_end(feed.now) == SpeechEnded(26 * WINDOW, 26 * WINDOW + SPECULATE_AFTER, "silence")
+    feed.endpointer.reset()
+    assert feed.endpointer.expected_end(feed.now) is None
+
+
+def test_a_reset_endpointer_decides_as_a_fresh_one():
+    used = Feed(make()).lasting(3_000, SPEECH).windows(10, SILENCE)
+    used.endpointer.reset()
+    fresh = Feed(make())
+    assert used.endpointer.decode_limit == fresh.endpointer.decode_limit
+    used.now, used.decisions = 0, []
+    for each in (used, fresh):
+        each.windows(10, SPEECH).windows(30, SILENCE).lasting(11_000, SPEECH)
+    assert used.decisions == fresh.decisions

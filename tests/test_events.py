@@ -14,6 +14,7 @@ from voice.audio import SAMPLE_RATE_HZ, ms_to_samples
 from voice.finalization.emotion import EMOTION_NAMES
 from voice.output.events import (
     SCHEMA_PATH,
+    SCHEMA_VERSION,
     AnyEvent,
     ErrorEvent,
     FinalEvent,
@@ -66,6 +67,7 @@ EXAMPLES: dict[str, AnyEvent] = {
     "error": ErrorEvent(trace_id=TRACE_ID, error_code="audio_overrun", message="AudioLost: 30 ms", recoverable=True),
     "status": StatusEvent(trace_id=TRACE_ID, state="ready", version="1.0", schema_version="1", model="paraformer-zh-streaming"),
     "status with totals": StatusEvent(trace_id=TRACE_ID, state="stopped", totals=Totals(utterances=3, audio_ms=5_000)),
+    "status with device": StatusEvent(trace_id=TRACE_ID, state="listening", device="USB Microphone", rate_hz=48_000, channels=2),
     "speech started": SpeechStartedEvent(trace_id=TRACE_ID, start_ms=1_000),
     "speech ended": SpeechEndedEvent(trace_id=TRACE_ID, end_ms=1_720, endpoint="silence"),
 }
@@ -112,7 +114,8 @@ def test_the_schema_promises_every_key_that_a_line_has():
         ("partial", {"trace_id": "0123456789ABCDEF"}),
         ("partial", {"trace_id": "123"}),
         ("partial", {"start_ms": -1}),
-        ("partial", {"surplus": 1}),
+        ("partial", {"raw_text": ""}),
+        ("partial", {"raw_text": None}),
         ("final", {"endpoint": "tired"}),
         ("final", {"tokens": [{"text": "打"}]}),
         ("final", {"emotion": {"label": "bored", "confidence": 0.5}}),
@@ -121,10 +124,71 @@ def test_the_schema_promises_every_key_that_a_line_has():
         ("error", {"error_code": "misfortune"}),
         ("error", {"recoverable": "yes"}),
         ("status", {"state": "sleeping"}),
+        ("status", {"device": 3}),
+        ("status", {"rate_hz": 0}),
+        ("status", {"channels": 0}),
     ],
 )
 def test_a_wrong_line_does_not_fit_the_schema(name: str, change: dict[str, Any]):
     assert not VALIDATOR.is_valid({**line(EXAMPLES[name]), **change})
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_key_that_a_later_version_adds_fits_the_schema_and_none_of_the_models(name: str) -> None:
+    """A reader that validates lines goes on working; a misspelt key of ours fails at once."""
+    added = {**line(EXAMPLES[name]), "key_of_tomorrow": {"any": ["thing"]}}
+    assert VALIDATOR.is_valid(added)
+    with pytest.raises(ValidationError):
+        type(EXAMPLES[name]).model_validate(added)
+
+
+def test_a_key_that_a_later_version_adds_to_a_token_the_emotion_or_the_totals_fits_the_schema() -> None:
+    final, stopped = line(EXAMPLES["final with emotion"]), line(EXAMPLES["status with totals"])
+    for part in (final["tokens"][0], final["emotion"], stopped["totals"]):
+        part["key_of_tomorrow"] = 1
+    assert VALIDATOR.is_valid(final)
+    assert VALIDATOR.is_valid(stopped)
+
+
+def test_the_scores_of_an_emotion_have_no_other_labels() -> None:
+    event = line(EXAMPLES["emotion"])
+    assert not VALIDATOR.is_valid({**event, "scores": {**event["scores"], "bored": 0.1}})
+
+
+def test_every_status_has_the_keys_of_all_states_null_where_they_do_not_apply() -> None:
+    keys = [
+        "type",
+        "ts",
+        "trace_id",
+        "source",
+        "state",
+        "seq",
+        "version",
+        "schema_version",
+        "model",
+        "totals",
+        "device",
+        "rate_hz",
+        "channels",
+    ]
+    assert list(line(StatusEvent(trace_id=TRACE_ID, state="muted"))) == keys
+    assert [line(StatusEvent(trace_id=TRACE_ID, state="muted"))[key] for key in keys[6:]] == [None] * 7
+    listening = line(EXAMPLES["status with device"])
+    assert (listening["device"], listening["rate_hz"], listening["channels"]) == ("USB Microphone", 48_000, 2)
+
+
+def test_keys_that_were_added_keep_the_schema_version() -> None:
+    assert SCHEMA_VERSION == schema()["version"] == "1"
+
+
+def test_the_failure_of_voice_activity_detection_has_a_code() -> None:
+    error = ErrorEvent(trace_id=TRACE_ID, error_code="vad_failed", message="FloatingPointError: nan", recoverable=True)
+    assert VALIDATOR.is_valid(line(error))
+
+
+@pytest.mark.parametrize("field", ["stable_chars", "confidence"])
+def test_what_refers_to_a_text_says_to_which(field: str) -> None:
+    assert "raw_text" in PartialEvent.model_fields[field].description
 
 
 TEXT_KEYS = ["type", "ts", "trace_id", "source", "text", "confidence"]
@@ -133,7 +197,7 @@ TEXT_KEYS = ["type", "ts", "trace_id", "source", "text", "confidence"]
 @pytest.mark.parametrize(
     ("name", "inherited", "added"),
     [
-        ("partial", TEXT_KEYS, ["seq", "start_ms", "end_ms", "stable_chars"]),
+        ("partial", TEXT_KEYS, ["seq", "start_ms", "end_ms", "stable_chars", "raw_text"]),
         ("final", TEXT_KEYS, ["seq", "start_ms", "end_ms", "endpoint", "raw_text", "tokens", "emotion", "lost_ms"]),
         ("emotion", ["type", "ts", "trace_id", "source"], ["seq", "label", "confidence", "scores", "start_ms", "end_ms"]),
         ("error", ["type", "ts", "trace_id", "source", "error_code", "message"], ["seq", "recoverable"]),
@@ -162,7 +226,9 @@ def test_the_types_are_the_ones_readers_know(name: str, event_type: str):
 
 
 def test_a_partial_says_what_is_thought_so_far_and_what_of_it_stays():
-    expected = PartialEvent(trace_id=TRACE_ID, source=SOURCE, text="打开", confidence=0.625, start_ms=1_000, end_ms=1_600, stable_chars=1)
+    expected = PartialEvent(
+        trace_id=TRACE_ID, source=SOURCE, text="打开", confidence=0.625, start_ms=1_000, end_ms=1_600, stable_chars=1, raw_text="打开"
+    )
     assert expected == PARTIAL
 
 
@@ -215,7 +281,9 @@ def test_confidences_are_rounded_to_four_places_and_stay_in_their_range(posterio
 @pytest.mark.parametrize("confidence", [math.nan, math.inf, -math.inf])
 def test_a_confidence_that_is_no_number_cannot_be_made(confidence: float):
     with pytest.raises(ValidationError):
-        PartialEvent(trace_id=TRACE_ID, source=SOURCE, text="打", confidence=confidence, start_ms=0, end_ms=60, stable_chars=0)
+        PartialEvent(
+            trace_id=TRACE_ID, source=SOURCE, text="打", confidence=confidence, start_ms=0, end_ms=60, stable_chars=0, raw_text="打"
+        )
 
 
 def test_a_token_without_a_posterior_does_not_become_an_event():

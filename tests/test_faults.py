@@ -75,10 +75,10 @@ STAGES = {
     "resampling": ("voice.capture.resample", "Resampler", "accept"),
     "voice activity": ("voice.endpointing.silero", "SileroVad", "probability"),
     "endpointing": ("voice.endpointing.endpointer", "Endpointer", "step"),
-    "encoder": ("voice.recognition.torch_engine", "Paraformer", "encode"),
-    "decoder": ("voice.recognition.torch_engine", "Paraformer", "decode"),
+    "encoder": ("voice.recognition.torch_engine", "TorchStream", "_forward"),
+    "decoder": ("voice.recognition.torch_engine", "TorchStream", "decode"),
     "search": ("voice.recognition.search", "TokenSearch", "advance"),
-    "finalizer": ("voice.finalization.finalizer", "Finalizer", "begin"),
+    "finalizer": ("voice.finalization.finalizer", "Finalizer", "prepare"),
     "completion": ("voice.finalization.finalizer", "Finalizer", "complete"),
 }
 
@@ -89,7 +89,7 @@ def test_an_exception_in_any_stage_is_said_and_survived(stage: str, mode: str) -
     """It strikes in the middle of the first utterance, or where its first final is made; the second one is whole again."""
     module, owner, method = STAGES[stage]
     when = {"resampling": "(20,)", "voice activity": "(60,)", "endpointing": "(60,)", "search": "(9,)"}.get(stage, "(6,)")
-    if method in ("begin", "complete"):
+    if method in ("prepare", "complete"):
         when = "(1,)"
     result = run_service(
         mode,
@@ -112,7 +112,7 @@ def test_an_exception_in_any_stage_is_said_and_survived(stage: str, mode: str) -
 
 @pytest.mark.parametrize("mode", ENTRIES)
 def test_inference_that_fails_for_good_ends_with_70_and_the_words_that_were_shown(mode: str) -> None:
-    planted = PLANT.format(module="voice.recognition.torch_engine", owner="Paraformer", method="encode", when="range(9, 10**9)")
+    planted = PLANT.format(module="voice.recognition.torch_engine", owner="TorchStream", method="_forward", when="range(9, 10**9)")
     result = run_service(mode, "--input", str(EXAMPLES / "two_utterances.wav"), planted=planted, VOICE_ASR__MODEL__MAX_FAILURES="3")
     assert result.returncode == 70
     errors = of_type(result.events, "error_event")
@@ -126,12 +126,12 @@ def test_inference_that_fails_for_good_ends_with_70_and_the_words_that_were_show
 
 SLOW = """
 import os, time
-from voice.recognition.torch_engine import Paraformer
-real = Paraformer.encode
+from voice.recognition.torch_engine import TorchStream
+real = TorchStream._forward
 def slow(self, *arguments):
     if os.path.exists({flag!r}): time.sleep(1.5)
     return real(self, *arguments)
-Paraformer.encode = slow
+TorchStream._forward = slow
 """
 """While a file is there, each 0.6 s of audio takes 1.5 s."""
 

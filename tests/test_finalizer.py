@@ -12,9 +12,8 @@ import pytest
 
 from voice.audio import SAMPLE_RATE_HZ, Samples, ms_to_samples
 from voice.errors import ErrorCode
-from voice.finalization.emotion import EMOTION_NAMES, name_of
-from voice.finalization.emotion_thread import EmotionSettings, EmotionThread
-from voice.finalization.finalizer import Draft, Finalized, Finalizer, TextStep
+from voice.finalization.emotion import EMOTION_NAMES, EmotionLabeller, EmotionSettings, name_of
+from voice.finalization.finalizer import CompletedFinal, Draft, Finalizer, TextStep
 from voice.transcript import Emotion, EmotionName, Endpoint, Transcript
 
 SETTINGS = EmotionSettings(min_samples=ms_to_samples(500), max_samples=15 * SAMPLE_RATE_HZ, min_confidence=0.4)
@@ -29,10 +28,10 @@ class ScriptedEmotion:
 
     def __init__(self, *answers: dict[EmotionName, float] | Exception) -> None:
         self._answers = list(answers)
-        self.heard: list[Samples] = []
+        self.given: list[Samples] = []
 
     def scores(self, samples: Samples) -> dict[EmotionName, float]:
-        self.heard.append(samples)
+        self.given.append(samples)
         answer = self._answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -45,12 +44,12 @@ def draft(num_samples: int, trace_id: str = "0123456789abcdef") -> Draft:
     return Draft(transcript, samples, samples)
 
 
-def finalize(model: ScriptedEmotion | None, *drafts: Draft) -> list[Finalized]:
-    finalizer = Finalizer(emotion=EmotionThread(model, SETTINGS) if model else None)
-    return [finalizer.complete(finalizer.begin(each)) for each in drafts]
+def finalize(model: ScriptedEmotion | None, *drafts: Draft) -> list[CompletedFinal]:
+    finalizer = Finalizer(side_models=[EmotionLabeller(model, SETTINGS)] if model else [])
+    return [finalizer.complete(finalizer.prepare(each)) for each in drafts]
 
 
-def test_the_emotion_is_attached_with_the_span_it_was_heard_in():
+def test_the_emotion_is_attached_with_the_span_it_was_made_of():
     given = draft(2 * SAMPLE_RATE_HZ)
     (finalized,) = finalize(ScriptedEmotion(HAPPY), given)
     emotion = Emotion("funasr.scripted", "happy", 0.75, HAPPY, START, START + 2 * SAMPLE_RATE_HZ)
@@ -61,15 +60,15 @@ def test_the_emotion_is_attached_with_the_span_it_was_heard_in():
 
 def test_without_a_model_there_is_no_emotion_and_no_failure():
     given = draft(2 * SAMPLE_RATE_HZ)
-    assert finalize(None, given) == [Finalized(given.transcript)]
+    assert finalize(None, given) == [CompletedFinal(given.transcript)]
 
 
-@pytest.mark.parametrize(("num_samples", "heard"), [(ms_to_samples(500) - 1, 0), (ms_to_samples(500), 1), (0, 0)])
-def test_a_short_utterance_has_no_emotion_and_the_model_is_not_asked(num_samples: int, heard: int):
+@pytest.mark.parametrize(("num_samples", "calls"), [(ms_to_samples(500) - 1, 0), (ms_to_samples(500), 1), (0, 0)])
+def test_a_short_utterance_has_no_emotion_and_the_model_is_not_asked(num_samples: int, calls: int):
     model = ScriptedEmotion(HAPPY)
     (finalized,) = finalize(model, draft(num_samples))
-    assert len(model.heard) == heard
-    assert (finalized.transcript.emotion is not None) == bool(heard)
+    assert len(model.given) == calls
+    assert (finalized.transcript.emotion is not None) == bool(calls)
     assert finalized.failures == ()
 
 
@@ -82,12 +81,12 @@ def test_an_uncertain_emotion_is_none_rather_than_a_guess(score: float, label: E
     assert finalized.failures == ()
 
 
-def test_only_the_end_of_a_long_utterance_is_listened_to():
+def test_only_the_end_of_a_long_utterance_is_labelled():
     model = ScriptedEmotion(HAPPY)
     long = draft(20 * SAMPLE_RATE_HZ)
     (finalized,) = finalize(model, long)
-    (heard,) = model.heard
-    np.testing.assert_array_equal(heard, long.audio[5 * SAMPLE_RATE_HZ :])
+    (given,) = model.given
+    np.testing.assert_array_equal(given, long.audio[5 * SAMPLE_RATE_HZ :])
     emotion = finalized.transcript.emotion
     assert emotion is not None
     assert (emotion.start_sample, emotion.end_sample) == (START + 5 * SAMPLE_RATE_HZ, START + 20 * SAMPLE_RATE_HZ)
@@ -97,7 +96,7 @@ def test_a_model_that_fails_costs_nothing_but_a_failure():
     given = draft(SAMPLE_RATE_HZ)
     model = ScriptedEmotion(RuntimeError("out of\n memory"), HAPPY)
     failed, next_one = finalize(model, given, draft(SAMPLE_RATE_HZ, trace_id="fedcba9876543210"))
-    assert failed == Finalized(given.transcript, (("emotion_failed", "RuntimeError: out of memory"),))
+    assert failed == CompletedFinal(given.transcript, (("emotion_failed", "RuntimeError: out of memory"),))
     assert next_one.transcript.emotion is not None
     assert next_one.failures == ()
 
@@ -126,44 +125,43 @@ class HeldEmotion(ScriptedEmotion):
 
 def test_the_text_does_not_wait_for_the_emotion_and_the_final_only_so_long():
     model = HeldEmotion(HAPPY)
-    finalizer = Finalizer([("punctuation_failed", marked)], EmotionThread(model, SETTINGS), max_wait_sec=0.01)
-    begun = finalizer.begin(draft(SAMPLE_RATE_HZ))
-    assert begun.transcript.text == "打开。"
-    assert finalizer.complete(begun) == Finalized(begun.transcript)
+    finalizer = Finalizer([("punctuation_failed", marked)], [EmotionLabeller(model, SETTINGS)], max_wait_sec=0.01)
+    prepared = finalizer.prepare(draft(SAMPLE_RATE_HZ))
+    assert prepared.transcript.text == "打开。"
+    assert finalizer.complete(prepared) == CompletedFinal(prepared.transcript)
     assert finalizer.take_late() == []
     model.may_answer.set()
     (late,) = finalizer.take_late(30)
-    assert late.trace_id == begun.transcript.trace_id
-    assert late.emotion is not None
+    assert late.trace_id == prepared.transcript.trace_id
+    assert late.label is not None
     assert late.failure is None
     assert finalizer.take_late() == []
 
 
-def test_what_is_dropped_before_its_turn_is_not_heard():
+def test_what_is_cancelled_before_its_turn_is_not_labelled():
     model = HeldEmotion(HAPPY, HAPPY)
-    finalizer = Finalizer(emotion=EmotionThread(model, SETTINGS))
-    first, dropped, last = (finalizer.begin(draft(seconds * SAMPLE_RATE_HZ)) for seconds in (1, 2, 3))
+    finalizer = Finalizer(side_models=[EmotionLabeller(model, SETTINGS)])
+    first, cancelled, last = (finalizer.prepare(draft(seconds * SAMPLE_RATE_HZ)) for seconds in (1, 2, 3))
     assert model.began.wait(30)
-    finalizer.drop(dropped)
+    finalizer.cancel(cancelled)
     model.may_answer.set()
-    assert [finalizer.complete(begun).transcript.emotion is not None for begun in (first, last)] == [True, True]
-    assert [len(samples) // SAMPLE_RATE_HZ for samples in model.heard] == [1, 3]
+    assert [finalizer.complete(prepared).transcript.emotion is not None for prepared in (first, last)] == [True, True]
+    assert [len(samples) // SAMPLE_RATE_HZ for samples in model.given] == [1, 3]
 
 
 def test_what_waits_for_a_slow_model_is_bounded():
     model = HeldEmotion(*[HAPPY] * 5)
-    thread = EmotionThread(model, SETTINGS)
-    finalizer = Finalizer(emotion=thread)
-    begun = [finalizer.begin(draft(SAMPLE_RATE_HZ)) for _ in range(5)]
-    assert [bool(each.emotion) for each in begun] == [True] * 4 + [False]
-    ((code, message),) = begun[-1].failures
+    finalizer = Finalizer(side_models=[EmotionLabeller(model, SETTINGS)])
+    prepared = [finalizer.prepare(draft(SAMPLE_RATE_HZ)) for _ in range(5)]
+    assert [bool(each.labels) for each in prepared] == [True] * 4 + [False]
+    ((code, message),) = prepared[-1].failures
     assert code == "emotion_failed"
     assert message == "TooManyUtterances: 4 utterances wait for the emotion model already"
-    assert thread.busy
+    assert finalizer.busy
     model.may_answer.set()
-    assert all(finalizer.complete(each).transcript.emotion for each in begun[:4])
-    assert not thread.busy
-    assert finalizer.begin(draft(SAMPLE_RATE_HZ)).emotion, "there is room again"
+    assert all(finalizer.complete(each).transcript.emotion for each in prepared[:4])
+    assert not finalizer.busy
+    assert finalizer.prepare(draft(SAMPLE_RATE_HZ)).labels, "there is room again"
 
 
 def marked(text: str, *, ended: bool) -> str:
@@ -191,7 +189,7 @@ def shouted(text: str, *, ended: bool) -> str:
 def test_an_end_mark_stands_only_where_the_speaker_ended(endpoint: Endpoint, text: str):
     given = draft(SAMPLE_RATE_HZ)
     finalizer = Finalizer([("punctuation_failed", marked)])
-    finalized = finalizer.begin(replace(given, transcript=replace(given.transcript, endpoint=endpoint)))
+    finalized = finalizer.prepare(replace(given, transcript=replace(given.transcript, endpoint=endpoint)))
     assert (finalized.transcript.text, finalized.transcript.raw_text) == (text, "打开")
 
 
@@ -202,8 +200,8 @@ def test_a_step_that_fails_costs_its_own_change_only():
         ("punctuation_failed", broken),
         ("number_format_failed", shouted),
     ]
-    finalizer = Finalizer(steps, EmotionThread(ScriptedEmotion(HAPPY), SETTINGS))
-    finalized = finalizer.complete(finalizer.begin(given))
+    finalizer = Finalizer(steps, [EmotionLabeller(ScriptedEmotion(HAPPY), SETTINGS)])
+    finalized = finalizer.complete(finalizer.prepare(given))
     assert (finalized.transcript.text, finalized.transcript.raw_text) == ("大开！", "打开")
     assert finalized.transcript.emotion is not None
     assert finalized.failures == (("punctuation_failed", "ValueError: no"),)

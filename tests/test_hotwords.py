@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import itertools
 import os
+import time
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
+import structlog
+from harness import in_time
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from voice.errors import ConfigInvalid
+from voice.errors import ConfigInvalid, describe
 from voice.finalization.hotword_repair import HotwordRepair
 from voice.hotword_list import HotwordList, parse_lines
+from voice.recognition.engine import Vocabulary
 from voice.recognition.hotwords import ROOT, HotwordGraph, HotwordGraphs, spell
-from voice.recognition.search import Reading, TokenSearch, Vocabulary
+from voice.recognition.posteriors import TokenPosteriors
+from voice.recognition.search import TokenSearch
 from voice.transcript import Token
 
 # --- the list -------------------------------------------------------------------------------------------------------
@@ -74,6 +80,80 @@ def test_a_replaced_file_of_the_same_size_and_time_is_noticed(tmp_path: Path) ->
     os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
     other.replace(path)
     assert words.current() == (("李四", 20),)
+
+
+def become_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def become_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def become_large(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(5_000_000_000)  # sparse: takes no space on the disk
+
+
+NO_LISTS = {
+    "fifo": (become_fifo, "it is no regular file"),
+    "device": (become_device, "it is no regular file"),
+    "directory": (Path.mkdir, "it is a directory"),
+    "large": (become_large, "is larger than 1,000 kB"),
+}
+
+
+@pytest.mark.parametrize("kind", NO_LISTS)
+def test_a_file_that_becomes_something_else_neither_hangs_nor_grows_and_the_words_stay(tmp_path: Path, kind: str) -> None:
+    become, problem = NO_LISTS[kind]
+    path = tmp_path / "words.txt"
+    path.write_text("张三\n", encoding="utf-8")
+    words = HotwordList(str(path))
+    first = words.current()
+    path.unlink()
+    become(path)
+    tracemalloc.start()
+    started = time.monotonic()
+    with structlog.testing.capture_logs() as logs:
+        assert all(words.current() is first for _ in range(100))
+    assert time.monotonic() - started < in_time(0.5)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+    (line,) = logs
+    assert line["event"] == "hotwords_kept"
+    (told,) = line["problems"]
+    assert problem in told
+
+
+@pytest.mark.parametrize("kind", NO_LISTS)
+def test_at_the_start_what_is_no_list_is_refused(tmp_path: Path, kind: str) -> None:
+    become, problem = NO_LISTS[kind]
+    become(tmp_path / "words.txt")
+    with pytest.raises(ConfigInvalid, match=problem):
+        HotwordList(str(tmp_path / "words.txt"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "problem"),
+    [
+        ("~nosuchuser/words", "begins with a home directory that is not known"),
+        ("x" * 5_000, "is too long for a path"),
+        ("a\0b", "holds a character that no path can hold"),
+    ],
+)
+def test_a_setting_that_can_be_no_path_is_refused(setting: str, problem: str) -> None:
+    with pytest.raises(ConfigInvalid, match=f"^hotwords: .*{problem}"):
+        HotwordList(setting)
+
+
+def test_a_hundred_thousand_long_wrong_lines_make_one_short_message() -> None:
+    with pytest.raises(ConfigInvalid) as caught:
+        parse_lines(["打" * 1_000] * 100_000, "hotwords: " + "x" * 1_000)
+    problems = caught.value.problems
+    assert len(problems) == 21
+    assert problems[-1] == "... and 99,980 more"
+    assert all(len(problem) <= 300 for problem in problems)
+    assert len(describe(caught.value)) == 1_000
 
 
 # --- spelling -------------------------------------------------------------------------------------------------------
@@ -161,9 +241,9 @@ def test_a_match_goes_on_in_the_word_that_begins_inside_it() -> None:
 VOCABULARY = Vocabulary(tuple("_一二三四五"), frozenset({0}))
 
 
-def readings_of(scores: list[list[float]]) -> list[Reading]:
+def firings_of(scores: list[list[float]]) -> list[TokenPosteriors]:
     rows = [np.asarray(row, np.float32) for row in scores]
-    return [Reading(row - np.log(np.exp(row).sum()), number * 960, (number + 1) * 960) for number, row in enumerate(rows)]
+    return [TokenPosteriors(row - np.log(np.exp(row).sum()), number * 960, (number + 1) * 960) for number, row in enumerate(rows)]
 
 
 def text_of(tokens: list[Token]) -> str:
@@ -177,21 +257,21 @@ def peak(token_id: int, second: int, gap: float) -> list[float]:
     return row
 
 
-def test_without_hotwords_each_reading_is_its_likeliest_token_at_once() -> None:
+def test_without_hotwords_each_firing_is_its_likeliest_token_at_once() -> None:
     search = TokenSearch(VOCABULARY, HotwordGraph())
-    for reading, expected in zip(readings_of([peak(1, 2, 0.1), peak(0, 2, 0.1), peak(3, 2, 0.1)]), ["一", "", "三"], strict=True):
-        assert text_of(search.advance([reading])) == expected
+    for firing, expected in zip(firings_of([peak(1, 2, 0.1), peak(0, 2, 0.1), peak(3, 2, 0.1)]), ["一", "", "三"], strict=True):
+        assert text_of(search.advance([firing])) == expected
         assert search.preview() == []
     assert search.finish() == []
 
 
 def test_a_hotword_wins_over_a_likelier_token_and_its_confidence_is_the_decoders() -> None:
     graph = HotwordGraph([((1, 2), 2.0)])
-    readings = readings_of([peak(1, 3, 3), peak(3, 2, 3), peak(4, 5, 3)])
-    tokens = TokenSearch(VOCABULARY, graph).advance(readings)
+    firings = firings_of([peak(1, 3, 3), peak(3, 2, 3), peak(4, 5, 3)])
+    tokens = TokenSearch(VOCABULARY, graph).advance(firings)
     assert text_of(tokens) == "一二四"
     assert [token.confidence for token in tokens] == pytest.approx(
-        [float(np.exp(r.log_posteriors[i])) for r, i in zip(readings, (1, 2, 4), strict=True)]
+        [float(np.exp(r.log_posteriors[i])) for r, i in zip(firings, (1, 2, 4), strict=True)]
     )
     assert tokens[1].confidence < 0.05
     assert (tokens[1].start_sample, tokens[1].end_sample) == (960, 1920)
@@ -199,7 +279,7 @@ def test_a_hotword_wins_over_a_likelier_token_and_its_confidence_is_the_decoders
 
 def test_an_open_match_is_not_committed_and_does_not_show_before_it_is_complete() -> None:
     search = TokenSearch(VOCABULARY, HotwordGraph([((1, 2, 3), 2.0)]))
-    first, second, third, broken = readings_of([peak(4, 1, 2), peak(5, 2, 2), peak(3, 4, 2), peak(4, 3, 30)])
+    first, second, third, broken = firings_of([peak(4, 1, 2), peak(5, 2, 2), peak(3, 4, 2), peak(4, 3, 30)])
     assert search.advance([first, second]) == []
     assert text_of(search.preview()) == "四五"
     assert text_of(search.preview([third])) == "一二三"
@@ -208,12 +288,12 @@ def test_an_open_match_is_not_committed_and_does_not_show_before_it_is_complete(
 
 def test_what_cannot_be_won_any_more_is_committed_before_the_match_ends() -> None:
     search = TokenSearch(VOCABULARY, HotwordGraph([((1, 2, 3), 2.0)]))
-    assert text_of(search.advance(readings_of([peak(4, 1, 7)]))) == "四"  # 7 nats behind; the word is worth 6
+    assert text_of(search.advance(firings_of([peak(4, 1, 7)]))) == "四"  # 7 nats behind; the word is worth 6
 
 
 def test_a_silent_firing_is_no_token_even_if_a_hotword_would_like_one() -> None:
     search = TokenSearch(VOCABULARY, HotwordGraph([((1, 2), 2.0)]))
-    assert text_of(search.advance(readings_of([peak(1, 3, 5), peak(0, 2, 0.5)])) + search.finish()) == "一"
+    assert text_of(search.advance(firings_of([peak(1, 3, 5), peak(0, 2, 0.5)])) + search.finish()) == "一"
 
 
 @given(
@@ -224,23 +304,23 @@ def test_a_silent_firing_is_no_token_even_if_a_hotword_would_like_one() -> None:
 @example([[0.0] * 6, [0.0, -2.0, 0.0, 0.0, 0.0, 0.0], *[[0.0] * 6] * 3], [([1, 1, 1], 0.5)], 1)  # a word that begins within itself
 @example([[0.0] * 6, [0.0] * 6, [0.0, 0.0, -1.0, 0.0, 0.0, 0.0]], [([2], 5.0), ([3], 5.0), ([2, 3], 0.5)], 1)
 def test_the_search_is_exact(scores: list[list[float]], words: list[tuple[list[int], float]], piece: int) -> None:
-    """The best of all sequences, however the readings are handed over; what was committed stays."""
+    """The best of all sequences, however the firings are handed over; what was committed stays."""
     for row in scores:
         row[0] = -9.0  # no silent firing
-    readings, graph = readings_of(scores), HotwordGraph(words)
+    firings, graph = firings_of(scores), HotwordGraph(words)
 
     def score(token_ids: tuple[int, ...]) -> float:
         total, state = 0.0, ROOT
-        for reading, token_id in zip(readings, token_ids, strict=True):
+        for firing, token_id in zip(firings, token_ids, strict=True):
             state, gain = graph.step(state, token_id)
-            total += float(reading.log_posteriors[token_id]) + gain
+            total += float(firing.log_posteriors[token_id]) + gain
         return total - graph.unsettled(state)
 
     search, found = TokenSearch(VOCABULARY, graph), ""
-    for start in range(0, len(readings), piece):
-        found += text_of(search.advance(readings[start : start + piece]))
+    for start in range(0, len(firings), piece):
+        found += text_of(search.advance(firings[start : start + piece]))
     found += text_of(search.finish())
-    best = max(score(ids) for ids in itertools.product(range(1, 6), repeat=len(readings)))
+    best = max(score(ids) for ids in itertools.product(range(1, 6), repeat=len(firings)))
     assert score(tuple(VOCABULARY.tokens.index(character) for character in found)) == pytest.approx(best, abs=1e-4)
 
 
@@ -257,7 +337,7 @@ def test_a_thousand_words_without_a_match_leave_the_likeliest_tokens() -> None:
     rows[np.arange(40), likeliest] = 0
     words = [(generator.integers(200, 400, generator.integers(2, 5)).tolist(), 2.0) for _ in range(1000)]
     search = TokenSearch(vocabulary, HotwordGraph(words))
-    tokens = [token for reading in readings_of(rows.tolist()) for token in search.advance([reading])]
+    tokens = [token for firing in firings_of(rows.tolist()) for token in search.advance([firing])]
     assert [token.text for token in tokens] == [str(index) for index in likeliest], "and each at once"
 
 

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import structlog
+from harness import in_time
 from hypothesis import given
 from hypothesis import strategies as st
 
-from voice.capture.devices import find_device
+from voice.audio import AudioBlock
+from voice.capture import sound_server
+from voice.capture.devices import find_device, list_devices
 from voice.capture.gap_meter import GapMeter
-from voice.capture.microphone import Microphone
+from voice.capture.microphone import Microphone, State
 from voice.capture.portaudio import MicrophoneSettings
-from voice.errors import EXIT_CONFIG, EXIT_INPUT, AudioDeviceUnavailable, ConfigInvalid
+from voice.capture.sound_server import SoundServer, Source
+from voice.capture.source import AudioFormat
+from voice.errors import EXIT_CONFIG, EXIT_INPUT, AudioDeviceLost, AudioDeviceUnavailable, AudioStalled, ConfigInvalid
+from voice.losses import LossLedger
+from voice.process.clock import clock_sec
 
 # --- which one ------------------------------------------------------------------------------------------------------
 
@@ -89,6 +103,10 @@ def test_without_any_input_device_there_is_no_microphone(devices: list[dict[str,
         find_device(devices, -1, wanted)
 
 
+def test_a_list_of_no_input_devices_is_empty():
+    assert list_devices([device("HDMI", inputs=0)], -1) == []
+
+
 # --- how much was lost ----------------------------------------------------------------------------------------------
 
 RATE_HZ = 48_000
@@ -106,8 +124,8 @@ class Device:
     def block(self, *, lost_frames: int = 0, late_sec: float = 0.0, overflowed: bool = False, seconds_per_second: float = 1.0) -> int:
         """One block after ``lost_frames`` that never came, whose callback runs ``late_sec`` after it was full."""
         self.now += (lost_frames + BLOCK_FRAMES) / RATE_HZ * seconds_per_second
-        here, self.earlier = self.meter.lost_frames(self.now + late_sec, BLOCK_FRAMES, RATE_HZ, overflowed=overflowed)
-        return here + self.earlier
+        here, self.late_frames = self.meter.lost_frames(self.now + late_sec, BLOCK_FRAMES, RATE_HZ, overflowed=overflowed)
+        return here + self.late_frames
 
     def blocks(self, count: int) -> list[int]:
         return [self.block() for _ in range(count)]
@@ -133,7 +151,7 @@ def test_a_backlog_that_is_worked_off_slowly_is_no_loss():
 
 
 @pytest.mark.parametrize("lost_sec", [1, 3, 59, 30_000])
-def test_a_loss_that_nobody_reports_is_told_by_a_clock_that_stays_ahead(lost_sec: float):
+def test_a_loss_that_nobody_reports_is_found_by_a_clock_that_stays_ahead(lost_sec: float):
     """A sound server that holds only so much, a machine that slept."""
     device = Device()
     device.blocks(100)
@@ -144,13 +162,13 @@ def test_a_loss_that_nobody_reports_is_told_by_a_clock_that_stays_ahead(lost_sec
     assert (told_at == 0) == (lost_sec > 60), "after a long sleep at once"
 
 
-def test_a_loss_that_turns_out_late_is_not_told_of_the_block_that_tells_it():
+def test_a_loss_that_turns_out_late_is_not_reported_as_lost_before_the_block_that_shows_it():
     device = Device()
     device.blocks(100)
     device.block(lost_frames=RATE_HZ)
     while not device.block():
-        assert device.earlier == 0
-    assert device.earlier == RATE_HZ - SLACK_FRAMES
+        assert device.late_frames == 0
+    assert device.late_frames == RATE_HZ - SLACK_FRAMES
 
 
 @pytest.mark.parametrize("lost_sec", [0.2, 0.5, 3, 60])
@@ -208,60 +226,565 @@ def test_a_device_whose_clock_is_slow_has_lost_nothing_by_that():
     assert lost == pytest.approx(RATE_HZ // 2, abs=2 * SLACK_FRAMES)
 
 
-def test_frames_that_found_no_place_are_carried_by_the_next_block_once():
-    device = Device()
-    device.blocks(3)
-    device.meter.drop(BLOCK_FRAMES)
-    device.meter.drop(2 * BLOCK_FRAMES)
-    assert device.block() == 3 * BLOCK_FRAMES
-    assert device.block() == 0
-
-
-def test_frames_that_found_no_place_add_to_what_the_device_lost():
-    device = Device()
-    device.blocks(3)
-    device.meter.drop(BLOCK_FRAMES)
-    assert device.block(lost_frames=RATE_HZ, overflowed=True) == pytest.approx(RATE_HZ - SLACK_FRAMES + BLOCK_FRAMES, abs=1)
-    assert device.block() == 0
-
-
-# --- the queue --------------------------------------------------------------------------------------------------------
+# --- the microphone, on a scripted PortAudio ------------------------------------------------------------------------------
 
 
 class PortAudio:
-    """Stands in for the library where a device would have to outrun us on command."""
+    """Stands in for ``sounddevice``: a device that comes, goes and delivers on command."""
 
     class _Default:
         device = (0, 0)
 
     default = _Default()
 
-    def query_devices(self) -> list[dict[str, Any]]:
-        return [device("Mic")]
+    def __init__(self) -> None:
+        self.present = True
+        self.delivers_at_once = True
+        """Each opening delivers a block of ones when it starts, as a real device does soon after."""
+        self.may_open = threading.Event()
+        self.may_open.set()
+        self.streams: list[Stream] = []
 
-    def InputStream(self, **options: Any) -> PortAudio:  # noqa: N802
-        self.callback = options["callback"]
-        return self
+    @property
+    def open_streams(self) -> list[Stream]:
+        return [stream for stream in self.streams if stream.open]
+
+    def query_devices(self) -> list[dict[str, Any]]:
+        self.may_open.wait()
+        return [device("Mic")] if self.present else []
+
+    def InputStream(self, **options: Any) -> Stream:  # noqa: N802
+        self.streams.append(Stream(self, **options))
+        return self.streams[-1]
+
+    def _terminate(self) -> None:
+        pass
+
+    def _initialize(self) -> None:
+        pass
+
+
+class Stream:
+    def __init__(self, library: PortAudio, **options: Any) -> None:
+        self.library, self.options, self.open = library, options, True
 
     def start(self) -> None:
-        """Nothing to start."""
+        if self.library.delivers_at_once:
+            self.deliver(0.01)
 
     def close(self) -> None:
-        """Nothing to close."""
+        self.open = False
+        self.options["finished_callback"]()
 
-    def deliver(self, seconds: float) -> None:
-        frames = round(48_000 * seconds)
-        self.callback(np.ones((frames, 1), np.float32), frames, None, SimpleNamespace(input_overflow=False))
+    def deliver(self, seconds: float, *, value: float = 1.0, overflow: bool = False, age_sec: float = 0.0) -> None:
+        """A block from the device; ``age_sec``: since its first frame, as the driver reports."""
+        frames = round(RATE_HZ * seconds)
+        self.options["callback"](
+            np.full((frames, 1), value, np.float32),
+            frames,
+            SimpleNamespace(currentTime=50.0, inputBufferAdcTime=50.0 - age_sec),
+            SimpleNamespace(input_overflow=overflow),
+        )
 
 
-def test_what_found_no_room_at_last_is_reported_after_the_stop(monkeypatch: pytest.MonkeyPatch):
-    library = PortAudio()
-    monkeypatch.setattr("voice.capture.microphone.import_sounddevice", lambda: library)
-    settings = MicrophoneSettings(None, 1, 0.5, 0.2, queue_sec=1.0, stall_sec=1.0, zeros_sec=0, wait_for_device=True)
-    microphone = Microphone(settings)
+class ScriptedServer:
+    """Stands in for ``SoundServer``: our next stream is on ``source``; None: it is on no server."""
+
+    def __init__(self) -> None:
+        self.source: Source | None = None
+        self.stream: sound_server.Stream | None = None
+        self.pinned: list[Source] = []
+        self.missing: set[str] = set()
+        self.closed = False
+
+    def newest_stream(self, since: float) -> sound_server.Stream | None:
+        if self.stream is None and self.source is not None:
+            self.stream = sound_server.Stream(clock_sec(), self.source, 1, clock_sec())
+        return self.stream if self.stream and self.stream.seen_at > since else None
+
+    def wait_for_stream(self, since: float, timeout_sec: float) -> sound_server.Stream | None:
+        self.stream = None  # a new one was opened
+        return self.newest_stream(since)
+
+    def lacks(self, source: Source, timeout_sec: float) -> bool:
+        return source.name in self.missing
+
+    def pin(self, source: Source) -> None:
+        self.pinned.append(source)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass
+class Scene:
+    """A microphone on a scripted library and sound server."""
+
+    library: PortAudio
+    server: ScriptedServer
+    ledger: LossLedger
+    microphone: Microphone | None = None
+
+    def open(self, **settings: Any) -> Microphone:
+        self.microphone = Microphone(replace(SETTINGS, **settings), self.ledger)
+        return self.microphone
+
+    @property
+    def stream(self) -> Stream:
+        return self.library.streams[-1]
+
+    def read_until(self, wanted: Callable[[AudioBlock | None], bool], limit_sec: float = 10.0) -> AudioBlock | None:
+        """Read until a block, or None, is wanted; what is raised on the way is raised."""
+        assert self.microphone is not None
+        deadline = time.monotonic() + limit_sec
+        while time.monotonic() < deadline:
+            if wanted(block := self.microphone.read(0.02)):
+                return block
+        raise AssertionError("not read in time")
+
+    def until(self, condition: Callable[[], bool], limit_sec: float = 10.0) -> None:
+        """Read on until something holds."""
+        self.read_until(lambda _: condition(), limit_sec)
+
+    def loss(self, kind: type[AudioDeviceUnavailable] = AudioDeviceUnavailable) -> AudioDeviceUnavailable:
+        """What the next loss raises."""
+        with pytest.raises(kind) as caught:
+            self.read_until(lambda _: False)
+        return caught.value
+
+    def back(self) -> AudioBlock:
+        """The first block of the next opening, which delivers as soon as it is open."""
+        assert self.microphone is not None
+        before = len(self.library.streams)
+        self.until(lambda: len(self.library.streams) > before and self.microphone._state is State.CAPTURING)
+        self.microphone._capture._stream.deliver(0.03)
+        block = self.read_until(lambda block: block is not None)
+        assert block is not None
+        return block
+
+
+SETTINGS = MicrophoneSettings(None, 1, 0.03, 0.2, queue_sec=1.0, stall_sec=0.2, zeros_sec=0, wait_for_device=True)
+USB, BUILT_IN = Source("alsa_input.usb", "Jabra Speak 510"), Source("alsa_input.pci", "Built-in Audio")
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
+    library, server = PortAudio(), ScriptedServer()
+    monkeypatch.setattr("voice.capture.opener.import_sounddevice", lambda: library)
+    monkeypatch.setattr("voice.capture.opener.SoundServer", lambda: server)
+    monkeypatch.setattr("voice.capture.portaudio.FIRST_BLOCK_SEC", 0.3)
+    scene = Scene(library, server, LossLedger())
+    yield scene
+    library.may_open.set()
+    if scene.microphone:
+        scene.microphone.close()
+
+
+def lost_sec(ledger: LossLedger) -> float:
+    return ledger.lost_samples / 16_000
+
+
+# Lost audio
+
+
+def test_what_an_overflow_lost_is_missing_before_the_block_that_reports_it(scene: Scene):
+    microphone = scene.open()
+    scene.stream.deliver(0.03)
+    scene.stream.deliver(0.03, overflow=True)
+    first, second = microphone.read(0), microphone.read(0)
+    assert first is not None
+    assert second is not None
+    assert scene.ledger.settle(first.losses_before, 0) is None
+    settled = scene.ledger.settle(second.losses_before, 480)
+    assert settled.here_samples == 480
+    assert settled.announcement is not None
+
+
+def test_a_full_queue_reports_the_length_of_each_block_that_found_no_room(scene: Scene):
+    microphone = scene.open()
     for _ in range(5):
-        library.deliver(0.5)
+        scene.stream.deliver(0.5)
     assert microphone.waiting_sec == 1.0
+    assert lost_sec(scene.ledger) == pytest.approx(1.5)
+    assert len(scene.ledger._reports) == 1, "a worker that stands still for days costs no memory"
+    assert [block and block.losses_before for block in (microphone.read(0), microphone.read(0))] == [0, 0]
+    scene.stream.deliver(0.5)
+    block = microphone.read(0)
+    assert block is not None
+    assert scene.ledger.settle(block.losses_before, 0).here_samples == 24_000
+
+
+def test_what_was_lost_before_a_block_without_room_is_reported_too(scene: Scene):
+    scene.open()
+    scene.stream.deliver(0.5)
+    scene.stream.deliver(0.5)
+    scene.stream.deliver(0.5, overflow=True)
+    assert lost_sec(scene.ledger) == pytest.approx(1.0), "the overflow's block and its own"
+
+
+def test_drops_survive_a_device_that_goes_away_and_a_stop(scene: Scene):
+    microphone = scene.open()
+    for _ in range(4):
+        scene.stream.deliver(0.5)
+    scene.library.present = False
+    scene.loss(AudioStalled)
     microphone.close()
-    blocks = [microphone.read(0) for _ in range(4)]
-    assert [block and (len(block.samples), block.lost_frames) for block in blocks] == [(24_000, 0), (24_000, 0), (0, 72_000), None]
+    assert lost_sec(scene.ledger) >= 1.0 + 0.2, "what found no room, and the time since"
+
+
+def test_the_time_away_is_lost_before_the_first_block_that_comes_back(scene: Scene):
+    microphone = scene.open()
+    scene.stream.deliver(0.03)
+    before = microphone.read(0)
+    scene.loss(AudioStalled)
+    after = scene.back()
+    assert before is not None
+    assert before.captured_at is not None
+    assert after.captured_at is not None
+    settled = scene.ledger.settle(after.losses_before, 480)
+    away_sec = after.captured_at - before.captured_at - 0.03
+    assert settled.here_samples / 16_000 == pytest.approx(away_sec, abs=0.02)
+    assert away_sec > 0.1
+    assert settled.announcement is None, "the loss of the device was an error event"
+
+
+def test_a_stop_while_the_microphone_is_away_counts_the_time_since_the_last_frame(scene: Scene):
+    microphone = scene.open()
+    scene.stream.deliver(0.03)
+    delivered = time.monotonic()
+    scene.library.present = False
+    scene.loss(AudioStalled)
+    scene.until(lambda: time.monotonic() - delivered > 0.5)
+    microphone.close()
+    assert lost_sec(scene.ledger) == pytest.approx(time.monotonic() - delivered, abs=0.1)
+    assert scene.ledger.settle(None, 0).announcement is None
+
+
+def test_a_stop_before_the_first_block_after_a_loss_counts_the_time_away(scene: Scene):
+    microphone = scene.open()
+    scene.stream.deliver(0.03)
+    delivered = time.monotonic()
+    scene.loss(AudioStalled)
+    scene.until(lambda: len(scene.library.streams) == 2 and microphone._state is State.CAPTURING)
+    microphone.close()
+    assert lost_sec(scene.ledger) == pytest.approx(time.monotonic() - delivered, abs=0.1)
+
+
+def test_before_the_first_audio_nothing_is_lost(scene: Scene):
+    scene.library.present = False
+    microphone = scene.open()
+    scene.loss()
+    scene.library.present = True
+    block = scene.back()
+    microphone.close()
+    assert (block.losses_before, lost_sec(scene.ledger)) == (0, 0.0)
+
+
+def test_a_stop_while_it_captures_loses_nothing(scene: Scene):
+    microphone = scene.open()
+    scene.stream.deliver(0.03)
+    time.sleep(0.05)
+    microphone.close()
+    assert lost_sec(scene.ledger) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("reported_sec", "age_sec"),
+    [(0.05, 0.05), (11.0, 11.0), (0.01, 0.03), (0.0, 0.03), (-0.4, 0.03), (1e9, 0.03), (float("nan"), 0.03)],
+)
+def test_a_block_carries_the_time_of_its_first_frame(scene: Scene, reported_sec: float, age_sec: float):
+    """As the driver says where that is plausible; else its length before it arrived."""
+    microphone = scene.open()
+    before = clock_sec()
+    scene.stream.deliver(0.03, age_sec=reported_sec)
+    after = clock_sec()
+    block = microphone.read(0)
+    assert block is not None
+    assert block.captured_at is not None
+    assert before - 0.001 <= block.captured_at + age_sec <= after + 0.001
+
+
+# Silence
+
+
+def test_after_long_zeros_the_device_is_opened_anew_once_without_an_event(scene: Scene):
+    scene.open(zeros_sec=0.1)
+    for _ in range(4):
+        scene.stream.deliver(0.03, value=0.0)
+    scene.until(lambda: len(scene.library.streams) == 2 and scene.microphone._state is State.CAPTURING)
+    for _ in range(10):
+        scene.stream.deliver(0.03, value=0.0)
+    scene.until(lambda: scene.microphone.waiting_sec < 0.001)
+    assert [stream.open for stream in scene.library.streams] == [False, True]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_zeros_and_then_no_device_is_a_loss_like_any_other(scene: Scene, waits: bool):
+    microphone = scene.open(zeros_sec=0.1, wait_for_device=waits)
+    for _ in range(4):
+        scene.stream.deliver(0.03, value=0.0)
+    scene.library.present = False
+    error = scene.loss(AudioDeviceLost)
+    assert (error.error_code, error.exit_code) == ("audio_device_lost", EXIT_INPUT)
+    assert "only zeros" in str(error)
+    assert "there is no input device" in str(error)
+    assert microphone.recovers == waits
+    for _ in range(20):
+        assert microphone.read(0.02) is None, "raised once"
+    scene.library.present = True
+    assert scene.back().losses_before > 0
+
+
+# The end
+
+
+def test_after_a_stop_the_failure_of_the_first_opening_is_not_raised(scene: Scene):
+    scene.library.present = False
+    microphone = scene.open()
+    microphone.close()
+    assert microphone.read(0) is None
+    assert microphone.ended
+    assert scene.server.closed
+
+
+def test_after_a_stop_what_waits_is_read_and_no_loss_is_raised(scene: Scene):
+    scene.server.source = USB
+    microphone = scene.open()
+    scene.stream.deliver(0.03)
+    scene.stream.deliver(0.03)
+    assert scene.server.stream is not None
+    scene.server.stream.verified_at = clock_sec()
+    scene.server.stream.moved_to = BUILT_IN
+    assert microphone.read(0) is not None
+    microphone.close()
+    assert microphone.read(0) is not None
+    assert [microphone.read(0) for _ in range(3)] == [None] * 3
+
+
+def test_an_opening_in_flight_at_a_stop_is_closed_when_it_is_done(scene: Scene):
+    microphone = scene.open()
+    scene.stream.deliver(0.03)
+    scene.loss(AudioStalled)
+    scene.library.may_open.clear()
+    microphone.read(0.02)
+    microphone.close()
+    scene.library.may_open.set()
+    deadline = time.monotonic() + 5
+    while len(scene.library.streams) < 2 or scene.library.open_streams:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert microphone.waiting_sec == 0, "it delivered nothing"
+
+
+def test_an_opening_that_hangs_is_left_behind_and_closed_if_it_ends(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("voice.capture.opener._OPEN_TIMEOUT_SEC", 0.2)
+    scene.library.may_open.clear()
+    scene.open()
+    assert "did not answer" in str(scene.loss())
+    scene.library.may_open.set()
+    scene.back()
+    assert len(scene.library.open_streams) == 1
+
+
+def test_without_waiting_a_device_that_is_not_there_ends_the_start(scene: Scene):
+    scene.library.present = False
+    with pytest.raises(AudioDeviceUnavailable):
+        scene.open(wait_for_device=False)
+    assert scene.server.closed
+
+
+# What it is
+
+
+def test_the_format_is_known_with_the_first_block_of_each_opening(scene: Scene):
+    microphone = scene.open()
+    assert microphone.format is None
+    scene.stream.deliver(0.03)
+    assert microphone.format is None
+    microphone.read(0)
+    assert microphone.format == AudioFormat("Mic", RATE_HZ, 1)
+    scene.loss(AudioStalled)
+    assert microphone.format is None
+    scene.until(lambda: len(scene.library.streams) == 2 and microphone._state is State.CAPTURING)
+    assert microphone.format is None
+    scene.stream.deliver(0.03)
+    microphone.read(0)
+    assert microphone.format == AudioFormat("Mic", RATE_HZ, 1)
+
+
+def test_blocks_of_an_earlier_opening_come_first_and_tell_nothing_of_the_next(scene: Scene):
+    """Zeros end an opening while blocks of it still wait."""
+    microphone = scene.open(zeros_sec=0.03)
+    for value in (1.0, 0.0, 0.25, 0.25):
+        scene.stream.deliver(0.03, value=value)
+    microphone.read(0)
+    microphone.read(0)
+    assert microphone.format is None, "given up"
+    for _ in range(2):
+        block = microphone.read(0)
+        assert block is not None
+        assert block.samples[0, 0] == 0.25
+        assert microphone.format is None
+    assert scene.back().samples[0, 0] == 1.0
+    assert microphone.format is not None
+
+
+def test_an_opening_that_was_given_up_delivers_no_more(scene: Scene):
+    microphone = scene.open()
+    old = scene.stream
+    scene.loss(AudioStalled)
+    old.deliver(0.03)
+    assert microphone.waiting_sec == 0
+
+
+def test_an_opening_that_never_delivers_is_not_back(scene: Scene):
+    microphone = scene.open()
+    scene.stream.deliver(0.03)
+    microphone.read(0)
+    scene.library.delivers_at_once = False
+    scene.loss(AudioStalled)
+    scene.until(lambda: len(scene.library.streams) >= 4)
+    assert microphone.format is None
+    scene.library.delivers_at_once = True
+    scene.back()
+    scene.until(lambda: len(scene.library.open_streams) == 1)
+
+
+# The source that a sound server gives us
+
+
+def test_the_format_names_the_source_where_a_sound_server_is_known(scene: Scene):
+    scene.server.source = USB
+    microphone = scene.open()
+    scene.stream.deliver(0.03)
+    microphone.read(0)
+    assert microphone.format == AudioFormat("Jabra Speak 510", RATE_HZ, 1)
+
+
+def moved(scene: Scene, **settings: Any) -> tuple[Microphone, AudioDeviceUnavailable, list[AudioBlock]]:
+    """Four blocks; after the second the server moves the stream. What is raised, and what is read before."""
+    scene.server.source = USB
+    microphone = scene.open(**settings)
+    scene.stream.deliver(0.03)
+    assert microphone.read(0) is not None
+    for _ in range(2):
+        scene.stream.deliver(0.03)
+    assert scene.server.stream is not None
+    scene.server.stream.verified_at = clock_sec()
+    time.sleep(0.1)
+    for _ in range(2):
+        scene.stream.deliver(0.03)
+    scene.server.stream.moved_to = BUILT_IN
+    read: list[AudioBlock] = []
+    with pytest.raises(AudioDeviceLost) as caught:
+        read.extend(iter(lambda: microphone.read(0), None))
+    return microphone, caught.value, read
+
+
+def test_a_stream_that_was_moved_is_lost_and_what_the_other_source_captured_is_not_delivered(scene: Scene):
+    _, error, read = moved(scene)
+    assert str(error) == "'Mic' was moved from 'Jabra Speak 510' to 'Built-in Audio' by the sound server"
+    assert error.error_code == "audio_device_lost"
+    assert len(read) == 2, "captured before the last check that saw the right source"
+    assert lost_sec(scene.ledger) == pytest.approx(0.06)
+
+
+def test_two_sources_of_one_description_are_named_by_their_names(scene: Scene):
+    scene.server.source = USB
+    microphone = scene.open()
+    assert scene.server.stream is not None
+    scene.server.stream.moved_to = replace(USB, name="alsa_input.usb.2")
+    with pytest.raises(AudioDeviceLost, match=r"from 'alsa_input.usb' to 'alsa_input.usb.2'"):
+        microphone.read(0)
+
+
+def test_a_named_device_is_back_only_on_the_source_that_was_chosen_first(scene: Scene):
+    microphone, _, _ = moved(scene, device="Mic")
+    scene.server.missing = {USB.name}
+    deadline = time.monotonic() + 0.5
+    scene.until(lambda: time.monotonic() > deadline)
+    assert len(scene.library.streams) == 1, "the server lacks the source: nothing is opened"
+    scene.server.missing.clear()
+    scene.server.source = BUILT_IN  # the server falls back to it all the same
+    scene.until(lambda: len(scene.library.streams) == 3)
+    assert microphone.format is None
+    assert scene.server.pinned[0] == USB
+    scene.server.source = USB
+    scene.back()
+    assert microphone.format == AudioFormat("Jabra Speak 510", RATE_HZ, 1)
+    scene.until(lambda: len(scene.library.open_streams) == 1)
+
+
+def test_without_a_name_the_servers_default_is_taken_and_named(scene: Scene):
+    microphone, _, _ = moved(scene)
+    scene.server.source = BUILT_IN
+    scene.back()
+    assert scene.server.pinned == []
+    assert microphone.format == AudioFormat("Built-in Audio", RATE_HZ, 1)
+
+
+def test_a_stream_that_the_server_shows_late_is_watched_from_then_on(scene: Scene):
+    """PipeWire's ALSA plugin connects in the background."""
+    microphone = scene.open()
+    scene.stream.deliver(0.03)
+    scene.server.source = USB
+    microphone.read(0)
+    assert microphone.format == AudioFormat("Jabra Speak 510", RATE_HZ, 1)
+    assert scene.server.stream is not None
+    scene.server.stream.moved_to = BUILT_IN
+    scene.loss(AudioDeviceLost)
+
+
+def test_without_the_package_or_its_library_there_is_no_watching_and_one_debug_line(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pulsectl", None)
+    with structlog.testing.capture_logs() as lines:
+        server = SoundServer()
+        assert server.wait_for_stream(0.0, 5.0) is None
+        assert not server.lacks(USB, 5.0)
+        server.close()
+    assert [(line["event"], line["log_level"]) for line in lines] == [("sound_server_not_watched", "debug")]
+
+
+class HangingPulse:
+    """A sound server that was stopped in the debugger."""
+
+    released = threading.Event()
+
+    def __init__(self, name: str, *, connect: bool) -> None:
+        pass
+
+    def connect(self) -> None:
+        self.released.wait()
+        raise LookupError
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_sound_server_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch):
+    pulsectl = SimpleNamespace(Pulse=HangingPulse, PulseError=LookupError, PulseDisconnected=LookupError, PulseLoopStop=LookupError)
+    monkeypatch.setitem(sys.modules, "pulsectl", pulsectl)
+    monkeypatch.setitem(sys.modules, "pulsectl._pulsectl", SimpleNamespace(LibPulse=SimpleNamespace(CallError=LookupError)))
+    server = SoundServer()
+    started = time.monotonic()
+    assert server.wait_for_stream(0.0, 0.1) is None
+    assert not server.lacks(USB, 0.1)
+    server.close()
+    assert time.monotonic() - started < in_time(1)
+    HangingPulse.released.set()
+
+
+def test_a_pin_lasts_until_the_close_and_spares_the_users_choice(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "pulsectl", None)
+    monkeypatch.delenv("PULSE_SOURCE", raising=False)
+    server = SoundServer()
+    server.pin(USB)
+    server.pin(BUILT_IN)
+    assert os.environ["PULSE_SOURCE"] == BUILT_IN.name
+    server.close()
+    assert "PULSE_SOURCE" not in os.environ
+    monkeypatch.setenv("PULSE_SOURCE", "mine")
+    server = SoundServer()
+    server.pin(USB)
+    server.close()
+    assert os.environ["PULSE_SOURCE"] == "mine"

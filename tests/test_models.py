@@ -136,7 +136,7 @@ def test_wrapped_weights_load(model_dir: Path) -> None:
         ("tokens.json", "[1, 2]", "tokens.json is not a list of tokens"),
         ("configuration.json", "[]", "configuration.json is not a FunASR description"),
         ("am.mvn", "", "am.mvn does not hold 560 means and variances"),
-        ("am.mvn", "<Nnet>\n\n", "does not describe a ParaformerStreaming FunASR can build"),
+        ("am.mvn", "<Nnet>\n\n", "am.mvn does not hold 560 means and variances"),
     ],
 )
 def test_damaged_descriptions_are_named(model_dir: Path, name: str, content: str, message: str) -> None:

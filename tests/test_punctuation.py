@@ -13,7 +13,7 @@ from harness import EXAMPLES, example, of_type, run_service
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from voice.finalization.punctuation import MARKS, CtTransformer
+from voice.finalization.punctuation import PUNCTUATION, CtTransformer
 from voice.models.funasr_model import FunasrModel
 from voice.models.loader import load_model
 from voice.models.store import EMBEDDED
@@ -45,7 +45,7 @@ def scripted(marks: list[int], punc_list: tuple[str, ...] = ("<unk>", "_", "，"
 @given(WORDS, st.booleans())
 def test_every_letter_stays_where_it_was(punctuator: CtTransformer, text: str, ended: bool) -> None:
     marked = punctuator.punctuate(text, ended=ended)
-    bare = "".join(char for char in marked if char not in MARKS)
+    bare = "".join(char for char in marked if char not in PUNCTUATION)
     assert bare.replace(" ", "").translate(str.maketrans("", "", ",?")).rstrip(".") == text.replace(" ", "").rstrip(".") or text.isascii()
     if not text.isascii():
         assert bare.replace(" ", "") == text.replace(" ", "")
@@ -72,7 +72,7 @@ def test_our_text_is_funasrs_on_chinese_text(punctuator: CtTransformer, model: F
     assert theirs["text"].count("，") > 3
 
 
-def test_what_was_cut_has_no_end_mark(punctuator: CtTransformer) -> None:
+def test_text_that_was_cut_has_no_punctuation_at_its_end(punctuator: CtTransformer) -> None:
     assert punctuator.punctuate("打开客厅的灯", ended=False) == "打开客厅的灯"
 
 
@@ -86,12 +86,12 @@ def test_what_was_cut_has_no_end_mark(punctuator: CtTransformer) -> None:
         ("", [], ""),
     ],
 )
-def test_where_marks_stand(text: str, marks: list[int], marked: str) -> None:
+def test_where_punctuation_stands(text: str, marks: list[int], marked: str) -> None:
     assert scripted(marks).punctuate(text, ended=True) == marked
 
 
 def test_an_answer_of_another_length_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 marks for 2 words"):
+    with pytest.raises(ValueError, match="3 punctuation marks for 2 words"):
         scripted([1, 1, 3]).punctuate("打开", ended=True)
 
 
@@ -103,7 +103,7 @@ def test_a_file_of_that_name_is_not_opened(punctuator: CtTransformer, tmp_path: 
 
 
 @pytest.mark.slow
-def test_a_model_that_cannot_be_had_costs_an_error_event_and_the_marks(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_had_costs_an_error_event_and_the_punctuation(tmp_path: Path) -> None:
     broken = Path(shutil.copytree(EMBEDDED / "punctuation", tmp_path / "broken"))
     (broken / "model.pt").write_bytes(b"x")
     result = run_service("streaming", "--input", str(EXAMPLES / "temperature.wav"), "--punctuation-model", str(broken))
@@ -115,7 +115,7 @@ def test_a_model_that_cannot_be_had_costs_an_error_event_and_the_marks(tmp_path:
 
 
 @pytest.mark.slow
-def test_off_means_no_marks() -> None:
+def test_off_means_no_punctuation() -> None:
     result = run_service("streaming", "--input", str(EXAMPLES / "temperature.wav"), "--punctuation-model", "off")
     (final,) = of_type(result.events, "final")
     assert final["text"] == final["raw_text"] == example("temperature")[1][0]

@@ -11,9 +11,11 @@ import pytest
 from conftest import PRESETS, TRAINED
 from harness import EMBEDDED_ASR, example, example_names
 
+from voice.recognition.cif import initial_state, integrate
+from voice.recognition.engine import FRAME_SAMPLES, ChunkPreset
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
-from voice.recognition.torch_engine import FRAME_SAMPLES, ChunkPreset, CifState, Paraformer
+from voice.recognition.torch_engine import TorchEngine
 from voice.transcript import Hypothesis, join_tokens
 
 STRIDE = TRAINED.stride_samples
@@ -53,9 +55,9 @@ def is_subsequence(part: str, whole: str) -> bool:
 
 @pytest.mark.parametrize("name", example_names())
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=PRESETS)
-def test_greedy_tokens_equal_funasrs_chunk_by_chunk(paraformer: Paraformer, auto_model: Any, name: str, preset: ChunkPreset) -> None:
+def test_greedy_tokens_equal_funasrs_chunk_by_chunk(engine: TorchEngine, auto_model: Any, name: str, preset: ChunkPreset) -> None:
     samples, _ = example(name)
-    stream, cache = StreamingRecognizer(paraformer, preset).create_stream(0), {}
+    stream, cache = StreamingRecognizer(engine, preset).create_stream(0), {}
     ours, theirs, seen = [], [], 0
     last = (len(samples) // preset.stride_samples - 1) * preset.stride_samples
     samples = samples[: last + preset.stride_samples // 2]  # not less than a frame, where FunASR's flush is defective
@@ -73,11 +75,11 @@ def test_greedy_tokens_equal_funasrs_chunk_by_chunk(paraformer: Paraformer, auto
     assert any(ours)
 
 
-def test_cif_fires_and_embeds_exactly_as_funasrs_predictor(paraformer: Paraformer, funasr_model: Any) -> None:
+def test_cif_fires_and_embeds_exactly_as_funasrs_predictor(engine: TorchEngine, funasr_model: Any) -> None:
     import torch
 
     samples, _ = example("temperature")
-    state = paraformer.new_state(TRAINED)
+    stream, state = engine.create_stream(TRAINED), initial_state(engine.cif)
     cache: dict[str, Any] = {
         "chunk_size": [0, 10, 5],
         "cif_hidden": torch.zeros(1, 1, funasr_model.module.encoder.output_size()),
@@ -86,24 +88,25 @@ def test_cif_fires_and_embeds_exactly_as_funasrs_predictor(paraformer: Paraforme
     fired_in_all = 0
     for index in range(len(samples) // STRIDE):
         is_final = index == len(samples) // STRIDE - 1
-        features = paraformer.features(samples[index * STRIDE : (index + 1) * STRIDE], state.frontend, is_final=is_final)
-        chunk = paraformer.encode(features, state, TRAINED)
-        rows = range(len(chunk.weights)) if is_final else range(10)
-        fired, state.cif = paraformer.integrate(chunk, rows, state.cif, is_final=is_final)
+        piece = samples[index * STRIDE : (index + 1) * STRIDE]
+        chunk = stream.encode_last(piece) if is_final else stream.encode(piece)
+        rows = range(len(chunk.alphas)) if is_final else range(10)
+        fired, state = integrate(chunk, rows, state, engine.cif, is_final=is_final)
         with torch.inference_mode():
-            embeddings, count, _, _ = funasr_model.module.predictor.forward_chunk(chunk.output, cache, is_final=is_final)
+            hidden = torch.from_numpy(chunk.hidden)[None]
+            embeddings, count, _, _ = funasr_model.module.predictor.forward_chunk(hidden, cache, is_final=is_final)
         assert len(fired) == int(count)
         for firing, theirs in zip(fired, embeddings[0], strict=False):
             np.testing.assert_array_equal(firing.embedding, theirs.numpy())
-        assert state.cif.weight == cache["cif_alphas"].item()
+        assert state.weight == cache["cif_alphas"].item()
         fired_in_all += len(fired)
     assert fired_in_all >= 10
 
 
-def test_token_times_rise_and_lie_in_the_speech(paraformer: Paraformer) -> None:
+def test_token_times_rise_and_lie_in_the_speech(engine: TorchEngine) -> None:
     samples, _ = example("temperature")
     first = 160_000
-    stream = StreamingRecognizer(paraformer, TRAINED).create_stream(first)
+    stream = StreamingRecognizer(engine, TRAINED).create_stream(first)
     stream.accept(samples)
     tokens = stream.finish().committed
     starts = [token.start_sample for token in tokens]
@@ -114,33 +117,33 @@ def test_token_times_rise_and_lie_in_the_speech(paraformer: Paraformer) -> None:
     assert first + 2.1 * 16_000 <= starts[-1] <= first + 2.6 * 16_000
 
 
-def test_confidence_is_a_posterior_and_falls_with_noise(paraformer: Paraformer) -> None:
+def test_confidence_is_a_posterior_and_falls_with_noise(engine: TorchEngine) -> None:
     samples, _ = example("temperature")
     noise = np.random.default_rng(0).normal(0, 0.15, len(samples)).astype(np.float32)
-    clean, noisy = (decode(paraformer, audio) for audio in (samples, samples + noise))
+    clean, noisy = (decode(engine, audio) for audio in (samples, samples + noise))
     assert all(0 < token.confidence < 1 for token in clean.tokens)
     assert len({token.confidence for token in clean.tokens}) == len(clean.tokens)
     assert noisy.confidence < clean.confidence - 0.05
 
 
-def test_temperature_changes_how_sure_it_is_and_not_what_it_reads(paraformer: Paraformer, funasr_model: Any) -> None:
+def test_temperature_changes_how_sure_it_is_and_not_what_it_reads(engine: TorchEngine, funasr_model: Any) -> None:
     samples, _ = example("temperature")
-    plain, less, more = (decode(model, samples) for model in (paraformer, Paraformer(funasr_model, 2.0), Paraformer(funasr_model, 0.5)))
+    plain, less, more = (decode(model, samples) for model in (engine, TorchEngine(funasr_model, 2.0), TorchEngine(funasr_model, 0.5)))
     assert less.text == plain.text == more.text
     for low, middle, high in zip(less.tokens, plain.tokens, more.tokens, strict=True):
         assert low.confidence < middle.confidence < high.confidence
 
 
-def decode(paraformer: Paraformer, samples: np.ndarray, preset: ChunkPreset = TRAINED) -> Hypothesis:
-    stream = StreamingRecognizer(paraformer, preset).create_stream(0)
+def decode(engine: TorchEngine, samples: np.ndarray, preset: ChunkPreset = TRAINED) -> Hypothesis:
+    stream = StreamingRecognizer(engine, preset).create_stream(0)
     stream.accept(samples)
     return stream.finish()
 
 
 @pytest.mark.parametrize("mode", ["streaming", "sliced"])
-def test_pieces_of_any_size_give_the_same_hypotheses(paraformer: Paraformer, mode: str) -> None:
+def test_pieces_of_any_size_give_the_same_hypotheses(engine: TorchEngine, mode: str) -> None:
     samples, _ = example("temperature")
-    recognizer = recognizer_of(paraformer, mode)
+    recognizer = recognizer_of(engine, mode)
 
     def run(sizes: list[int]) -> tuple[list[Hypothesis], Hypothesis]:
         stream, shown, at = recognizer.create_stream(0), [], 0
@@ -158,15 +161,15 @@ def test_pieces_of_any_size_give_the_same_hypotheses(paraformer: Paraformer, mod
     assert set(uneven[0]) <= set(even[0]) | {even[1]}
 
 
-def recognizer_of(paraformer: Paraformer, mode: str) -> Any:
+def recognizer_of(engine: TorchEngine, mode: str) -> Any:
     if mode == "streaming":
-        return StreamingRecognizer(paraformer, TRAINED)
-    return SlicedRecognizer(paraformer, slice_samples=9_600, context_samples=57_600, edge_samples=5_760)
+        return StreamingRecognizer(engine, TRAINED)
+    return SlicedRecognizer(engine, slice_samples=9_600, context_samples=57_600, edge_samples=5_760)
 
 
 @pytest.mark.parametrize("mode", ["streaming", "sliced"])
-def test_streams_share_no_state(paraformer: Paraformer, mode: str) -> None:
-    recognizer = recognizer_of(paraformer, mode)
+def test_streams_share_no_state(engine: TorchEngine, mode: str) -> None:
+    recognizer = recognizer_of(engine, mode)
     one, two = (example(name)[0] for name in ("temperature", "air_conditioner"))
     alone = []
     for samples in (one, two):
@@ -183,10 +186,10 @@ def test_streams_share_no_state(paraformer: Paraformer, mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["streaming", "sliced"])
 @pytest.mark.parametrize("name", ["temperature", "air_conditioner"])
-def test_committed_text_never_changes(paraformer: Paraformer, mode: str, name: str) -> None:
+def test_committed_text_never_changes(engine: TorchEngine, mode: str, name: str) -> None:
     samples, texts = example(name)
     samples = samples[: np.flatnonzero(np.abs(samples) > 0.02)[-1] + 4_800]  # as an endpoint leaves it
-    stream = recognizer_of(paraformer, mode).create_stream(0)
+    stream = recognizer_of(engine, mode).create_stream(0)
     stable, provisional_seen = "", False
     for start in range(0, len(samples), 4_800):
         stream.accept(samples[start : start + 4_800])
@@ -200,9 +203,9 @@ def test_committed_text_never_changes(paraformer: Paraformer, mode: str, name: s
     assert provisional_seen == (mode == "streaming")
 
 
-def test_the_provisional_tail_changes_nothing_that_is_committed(paraformer: Paraformer) -> None:
+def test_the_provisional_tail_changes_nothing_that_is_committed(engine: TorchEngine) -> None:
     samples, _ = example("two_utterances")
-    streams = [StreamingRecognizer(paraformer, TRAINED).create_stream(0) for _ in range(2)]
+    streams = [StreamingRecognizer(engine, TRAINED).create_stream(0) for _ in range(2)]
     for start in range(0, len(samples), STRIDE):
         for stream, provisional in zip(streams, (True, False), strict=True):
             stream.accept(samples[start : start + STRIDE], provisional=provisional)
@@ -212,19 +215,19 @@ def test_the_provisional_tail_changes_nothing_that_is_committed(paraformer: Para
 
 
 @pytest.mark.parametrize("mode", ["streaming", "sliced"])
-def test_an_empty_stream_and_a_very_short_one_finish_without_text(paraformer: Paraformer, mode: str) -> None:
+def test_an_empty_stream_and_a_very_short_one_finish_without_text(engine: TorchEngine, mode: str) -> None:
     for length in (0, 1, 399, 959, 961, 1_500):
-        stream = recognizer_of(paraformer, mode).create_stream(0)
+        stream = recognizer_of(engine, mode).create_stream(0)
         stream.accept(np.zeros(length, np.float32))
         assert stream.finish().text == "", length
 
 
-def test_the_flush_holds_every_token_of_funasrs_at_every_cut(paraformer: Paraformer, auto_model: Any) -> None:
+def test_the_flush_holds_every_token_of_funasrs_at_every_cut(engine: TorchEngine, auto_model: Any) -> None:
     """One utterance cut at every 20 ms across two chunks: equal where 960 samples remain, nothing less where fewer do."""
     samples, _ = example("temperature")
     compared = {"equal": 0, "at_least": 0}
     for cut in range(2 * STRIDE, 4 * STRIDE, TWENTY_MS):
-        ours = text_of(decode(paraformer, samples[:cut]).committed)
+        ours = text_of(decode(engine, samples[:cut]).committed)
         theirs = generate(auto_model, samples[:cut], {}, TRAINED, is_final=True)
         if cut % STRIDE >= FRAME_SAMPLES:
             assert ours == theirs, cut
@@ -238,11 +241,11 @@ def test_the_flush_holds_every_token_of_funasrs_at_every_cut(paraformer: Parafor
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["temperature", "air_conditioner"])
 @pytest.mark.parametrize("mode", ["streaming", "sliced"])
-def test_no_cut_loses_a_token_that_ended_before_it(paraformer: Paraformer, mode: str, name: str) -> None:
+def test_no_cut_loses_a_token_that_ended_before_it(engine: TorchEngine, mode: str, name: str) -> None:
     """Tail loss 0: every token of the uncut reference that ends 100 ms or more before the cut is there."""
     samples, _ = example(name)
-    recognizer = recognizer_of(paraformer, mode)
-    reference = decode(paraformer, samples).committed
+    recognizer = recognizer_of(engine, mode)
+    reference = decode(engine, samples).committed
     cuts = missed = 0
     for cut in range(STRIDE, min(len(samples), 5 * STRIDE), TWENTY_MS):
         needed = text_of(token for token in reference if token.end_sample <= cut - 1_600)
@@ -252,16 +255,3 @@ def test_no_cut_loses_a_token_that_ended_before_it(paraformer: Paraformer, mode:
         cuts += 1
     assert cuts >= 100
     assert missed == 0
-
-
-def test_a_state_that_was_copied_goes_on_by_itself(paraformer: Paraformer) -> None:
-    samples, _ = example("temperature")
-    state = paraformer.new_state(TRAINED)
-    paraformer.encode(paraformer.features(samples[:STRIDE], state.frontend, is_final=False), state, TRAINED)
-    copied = state.copy()
-    features = paraformer.features(samples[STRIDE : 2 * STRIDE], state.frontend, is_final=False)
-    first = paraformer.encode(features.clone(), state, TRAINED)
-    paraformer.encode_tail(state, TRAINED)
-    second = paraformer.encode(paraformer.features(samples[STRIDE : 2 * STRIDE], copied.frontend, is_final=False), copied, TRAINED)
-    np.testing.assert_array_equal(first.hidden, second.hidden)
-    assert copied.cif == CifState(np.float32(0), copied.cif.hidden)

@@ -17,8 +17,14 @@ RATES_HZ = [8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000, 96_000]
 NOISE = np.random.default_rng(7).uniform(-0.5, 0.5, 96_000).astype(np.float32)
 
 
-def block(mono: np.ndarray, rate_hz: int, lost_frames: int = 0) -> AudioBlock:
-    return AudioBlock(mono[:, np.newaxis], rate_hz, lost_frames)
+def block(mono: np.ndarray, rate_hz: int) -> AudioBlock:
+    return AudioBlock(mono[:, np.newaxis], rate_hz)
+
+
+def after_gap(resampler: Resampler, block: AudioBlock, lost_frames: int) -> list[AudioChunk]:
+    chunks = resampler.flush()
+    resampler.skip(round(lost_frames * SAMPLE_RATE_HZ / block.rate_hz))
+    return chunks + resampler.accept(block)
 
 
 def resample(blocks: Sequence[AudioBlock], channel: Channel = "mix") -> list[AudioChunk]:
@@ -31,10 +37,10 @@ def joined(chunks: Sequence[AudioChunk]) -> np.ndarray:
 
 
 def assert_contiguous(chunks: Sequence[AudioChunk]) -> None:
-    """Each chunk begins where the last one ended and what it lost is over."""
+    """Each chunk begins where the last one ended."""
     position = 0
     for chunk in chunks:
-        assert chunk.start_sample == position + chunk.lost_samples
+        assert chunk.start_sample == position
         position = chunk.end_sample
 
 
@@ -68,14 +74,12 @@ def test_at_a_gap_the_filter_is_flushed_and_the_index_advances_by_what_was_lost(
     resampler = Resampler("mix")
     lost_frames = rate_hz // 2  # 0.5 s
     before = resampler.accept(block(NOISE[: rate_hz // 10], rate_hz))
-    *flushed, after = resampler.accept(block(NOISE[: rate_hz // 10], rate_hz, lost_frames))
+    *flushed, after = after_gap(resampler, block(NOISE[: rate_hz // 10], rate_hz), lost_frames)
     assert sum(len(chunk.samples) for chunk in before + flushed) == ms_to_samples(100)
-    assert all(chunk.lost_samples == 0 for chunk in before + flushed)
-    assert after.lost_samples == ms_to_samples(500)
+    assert_contiguous([*before, *flushed])
     assert after.start_sample == ms_to_samples(600)
-    chunks = [*before, *flushed, after, *resampler.flush()]
-    assert_contiguous(chunks)
-    assert chunks[-1].end_sample == ms_to_samples(700)
+    resampler.flush()
+    assert resampler.next_sample == resampler.accepted_until == ms_to_samples(700)
 
 
 @settings(deadline=None, max_examples=50)
@@ -84,26 +88,21 @@ def test_at_a_gap_the_filter_is_flushed_and_the_index_advances_by_what_was_lost(
     pieces=st.lists(st.tuples(st.integers(0, 5_000), st.integers(0, 50_000)), min_size=1, max_size=8),
 )
 def test_over_any_gaps_the_index_stays_within_a_sample_per_gap_of_the_clock(rate_hz: int, pieces: list[tuple[int, int]]):
-    chunks = resample([block(NOISE[:frames], rate_hz, lost) for frames, lost in pieces])
-    assert_contiguous(chunks)
-    end = chunks[-1].end_sample if chunks else 0
+    resampler = Resampler("mix")
+    for frames, lost in pieces:
+        after_gap(resampler, block(NOISE[:frames], rate_hz), lost)
+    resampler.flush()
     total_frames = sum(frames + lost for frames, lost in pieces)
-    assert abs(end - total_frames * SAMPLE_RATE_HZ / rate_hz) <= len(pieces)
+    assert abs(resampler.next_sample - total_frames * SAMPLE_RATE_HZ / rate_hz) <= len(pieces)
 
 
 def test_audio_after_a_gap_does_not_ring_from_the_audio_before_it():
-    rate_hz = 48_000
-    quiet = block(np.zeros(rate_hz // 10, np.float32), rate_hz, lost_frames=rate_hz)
-    chunks = resample([block(NOISE[: rate_hz // 10], rate_hz), quiet])
-    after_gap = [chunk for chunk in chunks if chunk.start_sample >= ms_to_samples(1_100)]
-    assert len(joined(after_gap)) == ms_to_samples(100)
-    assert not joined(after_gap).any()
-
-
-def test_a_loss_is_reported_even_when_the_filter_gives_no_samples_yet():
-    rate_hz = 48_000
-    (chunk,) = Resampler("mix").accept(block(NOISE[:1], rate_hz, lost_frames=rate_hz))
-    assert (chunk.lost_samples, len(chunk.samples)) == (SAMPLE_RATE_HZ, 0)
+    rate_hz, resampler = 48_000, Resampler("mix")
+    resampler.accept(block(NOISE[: rate_hz // 10], rate_hz))
+    chunks = after_gap(resampler, block(np.zeros(rate_hz // 10, np.float32), rate_hz), rate_hz) + resampler.flush()
+    behind = [chunk for chunk in chunks if chunk.start_sample >= ms_to_samples(1_100)]
+    assert len(joined(behind)) == ms_to_samples(100)
+    assert not joined(behind).any()
 
 
 def test_a_change_of_rate_midway_keeps_the_clock():
@@ -134,8 +133,9 @@ def test_a_channel_the_input_lacks_is_named_with_how_many_there_are():
 def test_values_that_are_not_finite_become_zero_and_are_counted(rate_hz: int):
     dirty = np.zeros(4_800, np.float32)
     dirty[[100, 200, 300]] = [np.nan, np.inf, -np.inf]
-    chunks = resample([block(dirty, rate_hz), block(NOISE[:4_800], rate_hz)])
-    assert sum(chunk.non_finite_samples for chunk in chunks) == 3
+    resampler = Resampler("mix")
+    chunks = [*resampler.accept(block(dirty, rate_hz)), *resampler.accept(block(NOISE[:4_800], rate_hz)), *resampler.flush()]
+    assert (resampler.non_finite_samples, resampler.clipped_samples) == (3, 0)
     clean = resample([block(np.zeros(4_800, np.float32), rate_hz), block(NOISE[:4_800], rate_hz)])
     np.testing.assert_array_equal(joined(chunks), joined(clean))
 
@@ -143,7 +143,9 @@ def test_values_that_are_not_finite_become_zero_and_are_counted(rate_hz: int):
 def test_a_bad_value_in_a_channel_that_is_not_taken_does_not_count():
     dirty = STEREO.copy()
     dirty[5, 1] = np.nan
-    assert [chunk.non_finite_samples for chunk in resample([AudioBlock(dirty, SAMPLE_RATE_HZ)], 0)] == [0]
+    resampler = Resampler(0)
+    resampler.accept(AudioBlock(dirty, SAMPLE_RATE_HZ))
+    assert resampler.non_finite_samples == 0
 
 
 @pytest.mark.parametrize("frequency_hz", [200, 1_000, 3_000])

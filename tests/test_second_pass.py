@@ -14,23 +14,28 @@ from voice.finalization.finalizer import Draft, Finalizer
 from voice.models.loader import load_model
 from voice.models.store import EMBEDDED
 from voice.recognition.hotwords import HotwordGraph
-from voice.recognition.second_pass import OfflinePass, SamePass
+from voice.recognition.offline_pass import OfflinePass
+from voice.recognition.second_pass import SamePass
 from voice.recognition.streaming import StreamingRecognizer
-from voice.recognition.torch_engine import Paraformer
+from voice.recognition.torch_engine import TorchEngine
 from voice.transcript import Token, Transcript, join_tokens
 
 
 @pytest.fixture(scope="session")
 def offline_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded weights as a ``Paraformer`` for whole utterances: its encoder's weights bear the same names."""
-    directory = tmp_path_factory.mktemp("paraformer") / "offline"
+    directory = tmp_path_factory.mktemp("second_pass") / "offline"
+    write_offline_directory(directory)
+    return directory
+
+
+def write_offline_directory(directory: Path) -> None:
     shutil.copytree(EMBEDDED / "asr", directory, ignore=shutil.ignore_patterns("SHA256SUMS"))
     config = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))
     chunked = ("chunk_size", "stride", "pad_left", "encoder_att_look_back_factor", "decoder_att_look_back_factor")
     encoder = {key: value for key, value in config["encoder_conf"].items() if key not in chunked}
     config.update(model="Paraformer", encoder="SANMEncoder", encoder_conf={**encoder, "input_layer": "pe"}, frontend="WavFrontend")
     (directory / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    return directory
 
 
 def text_of(tokens: list[Token]) -> str:
@@ -38,24 +43,24 @@ def text_of(tokens: list[Token]) -> str:
 
 
 @pytest.mark.parametrize("name", ["air_conditioner", "temperature"])
-def test_both_recognise_a_whole_utterance(paraformer: Paraformer, offline_directory: Path, name: str) -> None:
+def test_both_recognise_a_whole_utterance(engine: TorchEngine, offline_directory: Path, name: str) -> None:
     samples, (text,) = example(name)
     offline = OfflinePass(load_model(offline_directory, ("Paraformer", "SeacoParaformer"), "cpu"))
-    assert text_of(SamePass(paraformer).tokens(samples)) == text
+    assert text_of(SamePass(engine).tokens(samples)) == text
     assert text_of(offline.tokens(samples)) == text
 
 
-def test_hotwords_steer_the_second_pass_too(paraformer: Paraformer) -> None:
+def test_hotwords_steer_the_second_pass_too(engine: TorchEngine) -> None:
     samples, (text,) = example("air_conditioner")
-    wrong = paraformer.vocabulary.tokens.index("零")
-    right = [paraformer.vocabulary.tokens.index(character) for character in text]
+    wrong = engine.vocabulary.tokens.index("零")
+    right = [engine.vocabulary.tokens.index(character) for character in text]
     graph = HotwordGraph([((right[0], wrong), 10.0)])  # enough to overrule anybody
-    assert text_of(SamePass(paraformer, lambda: graph).tokens(samples)).startswith(text[0] + "零")
+    assert text_of(SamePass(engine, lambda: graph).tokens(samples)).startswith(text[0] + "零")
 
 
-def test_audio_without_a_frame_has_no_tokens(paraformer: Paraformer, offline_directory: Path) -> None:
+def test_audio_without_a_frame_has_no_tokens(engine: TorchEngine, offline_directory: Path) -> None:
     samples = example("temperature")[0][:100]
-    assert SamePass(paraformer).tokens(samples) == []
+    assert SamePass(engine).tokens(samples) == []
 
 
 def test_a_directory_of_another_class_is_named(offline_directory: Path) -> None:
@@ -80,7 +85,7 @@ def test_the_text_of_the_higher_confidence_is_taken_and_the_tokens_stay(confiden
     second = Scripted(Token("大", 0, 960, confidence), Token("家", 960, 1920, confidence))
     transcript = Transcript("0" * 16, first, 0, 1920, "silence", raw_text="打开", text="打开")
     samples = example("temperature")[0]
-    finalized = Finalizer(second_pass=second).begin(Draft(transcript, samples, samples)).transcript
+    finalized = Finalizer(second_pass=second).prepare(Draft(transcript, samples, samples)).transcript
     assert (finalized.text, finalized.raw_text, finalized.tokens) == (text, "打开", first)
     assert finalized.confidence == pytest.approx(max(confidence, 0.9))
 
@@ -89,7 +94,7 @@ def test_a_second_pass_that_fails_costs_nothing_but_itself() -> None:
     transcript = Transcript("0" * 16, (), 0, 1920, "silence", raw_text="打开", text="打开")
     samples = example("temperature")[0]
     marked = [("punctuation_failed", lambda text, *, ended: text + "。" * ended)]
-    finalized = Finalizer(marked, None, Scripted()).begin(Draft(transcript, samples, samples))
+    finalized = Finalizer(marked, second_pass=Scripted()).prepare(Draft(transcript, samples, samples))
     assert finalized.transcript.text == "打开。"
     assert finalized.failures == (("second_pass_failed", "RuntimeError: planted"),)
 
@@ -114,9 +119,9 @@ def test_a_second_pass_that_cannot_be_had_is_an_error_event_and_no_exit(tmp_path
     assert final_texts(result.events) == list(example("temperature")[1])
 
 
-def test_streams_and_their_copies_go_their_own_ways(paraformer: Paraformer) -> None:
+def test_streams_and_their_copies_go_their_own_ways(engine: TorchEngine) -> None:
     samples, (text,) = example("air_conditioner")
-    stream = StreamingRecognizer(paraformer, TRAINED).create_stream(0)
+    stream = StreamingRecognizer(engine, TRAINED).create_stream(0)
     for start in range(0, len(samples), 4_800):
         stream.accept(samples[start : start + 4_800])
         stream.copy().finish()

@@ -211,9 +211,12 @@ def test_whatever_else_is_printed_to_stdout_lands_on_stderr(tmp_path: Path) -> N
 
 def test_torch_keeps_the_threads_that_were_set_after_all_loads() -> None:
     program = (
-        "import torch; from voice.build import build_service, locate_models; from voice.config import load_settings\n"
+        "import torch; from voice.build import build_pipeline; from voice.config import load_settings\n"
+        "from voice.hotword_list import HotwordList; from voice.losses import LossLedger\n"
+        "from voice.models.weights import load_models, locate_models\n"
         "settings = load_settings({'embedded': True, 'model': {'num_threads': 2}})\n"
-        "build_service(settings, 'streaming', locate_models(settings)); print(torch.get_num_threads())"
+        "models = load_models(locate_models(settings), settings)\n"
+        "build_pipeline(settings, 'streaming', models, ledger=LossLedger(), hotwords=HotwordList(())); print(torch.get_num_threads())"
     )
     output = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=True, timeout=120

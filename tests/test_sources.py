@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import itertools
 import os
 import select
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +17,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from harness import Result, example, final_texts, run_service, start_service
+from hypothesis import given
+from hypothesis import strategies as st
 
 from voice.audio import AudioBlock
+from voice.capture.container import MAX_HEADER_BYTES, container_of, is_undecided
 from voice.capture.pcm_stream import PcmStream
+from voice.capture.resample import Resampler
 from voice.capture.wav_file import WavFile
 from voice.errors import EXIT_INPUT, InputUnreadable
 
@@ -71,7 +80,7 @@ def test_a_file_of_any_format_gives_its_samples_at_its_rate(tmp_path: Path, fmt:
     soundfile.write(path, wanted, fmt.rate_hz, subtype=fmt.subtype)
     blocks = read_all(WavFile(path))
     assert {block.rate_hz for block in blocks} == {fmt.rate_hz}
-    assert all(block.samples.dtype == np.float32 and block.lost_frames == 0 for block in blocks)
+    assert all(block.samples.dtype == np.float32 and block.losses_before == 0 for block in blocks)
     assert joined(blocks).shape == wanted.shape
     np.testing.assert_allclose(joined(blocks), wanted, atol=fmt.error)
 
@@ -152,6 +161,22 @@ def make_text(path: Path) -> None:
     path.write_text("打开客厅的灯\n" * 100, encoding="utf-8")
 
 
+def make_fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_device(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def make_circle(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def make_rate(rate_hz: int) -> Callable[[Path], None]:
+    return lambda path: soundfile.write(path, NOISE, rate_hz)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
@@ -161,6 +186,13 @@ def make_text(path: Path) -> None:
         (make_without_samples, "0 samples"),
         (make_truncated_header, "not readable as audio"),
         (make_text, "not readable as audio"),
+        (make_fifo, "a FIFO, not a file; to read raw s16le PCM from it use --input - < "),
+        (make_device, "not a file"),
+        (make_circle, "cannot be opened (Too many levels of symbolic links"),
+        (make_rate(1), "the file's sample rate is 1 Hz; allowed: 1000..768000 Hz"),
+        (make_rate(5), "the file's sample rate is 5 Hz; allowed: 1000..768000 Hz"),
+        (make_rate(999), "the file's sample rate is 999 Hz"),
+        (make_rate(768_001), "the file's sample rate is 768001 Hz"),
     ],
 )
 def test_what_is_no_audio_file_is_refused_by_name_and_reason(tmp_path: Path, make: Callable[[Path], None], reason: str):
@@ -171,6 +203,73 @@ def test_what_is_no_audio_file_is_refused_by_name_and_reason(tmp_path: Path, mak
     assert str(caught.value).startswith(f"{path}: ")
     assert reason in str(caught.value)
     assert caught.value.exit_code == EXIT_INPUT
+
+
+@pytest.mark.parametrize("rate_hz", [1_000, 768_000])
+def test_the_least_and_the_greatest_rate_are_read_and_resampled_to_their_length(tmp_path: Path, rate_hz: int) -> None:
+    make_rate(rate_hz)(tmp_path / "x.wav")
+    resampler = Resampler("mix")
+    blocks = read_all(WavFile(tmp_path / "x.wav"))
+    chunks = [chunk for block in blocks for chunk in resampler.accept(block)] + resampler.flush()
+    assert sum(len(chunk.samples) for chunk in chunks) == round(len(NOISE) * 16_000 / rate_hz)
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x" * 5_000, "cannot be opened (File name too long)"),
+        ("a\0b.wav", "cannot be opened (ValueError: embedded null byte)"),
+        ("file/below.wav", "cannot be opened (Not a directory)"),
+        ("pcm.raw", "a .raw file has no header; to read it as raw s16le mono PCM use --input - < "),
+        ("pcm.RAW", "a .raw file has no header"),
+    ],
+)
+def test_a_name_that_cannot_be_a_file_is_refused_in_one_line(tmp_path: Path, name: str, reason: str) -> None:
+    for existing in ("file", "pcm.raw", "pcm.RAW"):
+        (tmp_path / existing).write_bytes(b"x")
+    with pytest.raises(InputUnreadable) as caught:
+        WavFile(tmp_path / name)
+    assert str(caught.value).startswith(f"{tmp_path / name}: {reason}")
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_home_that_is_not_known_is_refused_and_one_that_is_known_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputUnreadable, match=r"^~nosuchuser/x\.wav: cannot be opened"):
+        WavFile(Path("~nosuchuser/x.wav"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    soundfile.write(tmp_path / "x.wav", NOISE, RATE_HZ)
+    assert len(joined(read_all(WavFile(Path("~/x.wav"))))) == len(NOISE)
+
+
+def test_a_name_that_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    """Chinese names from old archives are in GBK."""
+    path = tmp_path / os.fsdecode("客厅.wav".encode("gbk"))
+    soundfile.write(tmp_path / "x.wav", NOISE, RATE_HZ)
+    (tmp_path / "x.wav").rename(path)
+    assert len(joined(read_all(WavFile(path)))) == len(NOISE)
+
+
+@contextlib.contextmanager
+def without_rights() -> Iterator[Path]:
+    """A directory that anybody may search, and for root the rights of nobody."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        soundfile.write(f"{name}/secret.wav", NOISE, RATE_HZ)
+        (Path(name) / "secret.wav").chmod(0)
+        (Path(name) / "locked").mkdir(mode=0)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65_534)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(user)
+
+
+@pytest.mark.parametrize("name", ["secret.wav", "locked/x.wav"])
+def test_a_file_that_may_not_be_read_is_refused_by_its_reason(name: str) -> None:
+    with without_rights() as directory, pytest.raises(InputUnreadable, match=r"cannot be opened \(Permission denied"):
+        WavFile(directory / name)
 
 
 def test_a_wav_that_was_cut_off_gives_what_it_has(tmp_path: Path):
@@ -206,8 +305,9 @@ BLOCK_BYTES = 2 * RATE_HZ // 10  # 0.1 s
 class PcmPipe:
     """A pipe with a stream at its reading end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, blocking: bool = True) -> None:
         self.read_end, self.write_end = os.pipe()
+        os.set_blocking(self.read_end, blocking)
         self.stream = PcmStream(self.read_end, RATE_HZ)
         self._writing = True
 
@@ -266,7 +366,7 @@ def test_samples_of_a_pipe_arrive_exactly_and_in_order(pipe: PcmPipe):
     pipe.end()
     blocks = read_all(pipe.stream)
     np.testing.assert_array_equal(joined(blocks)[:, 0], [-1.0, 32_767 / 32_768, 0.0, 1 / 32_768, -1 / 32_768])
-    assert {(block.rate_hz, block.samples.shape[1], block.lost_frames) for block in blocks} == {(RATE_HZ, 1, 0)}
+    assert {(block.rate_hz, block.samples.shape[1], block.losses_before) for block in blocks} == {(RATE_HZ, 1, 0)}
 
 
 def test_ten_seconds_written_at_once_arrive_whole_though_they_do_not_fit_the_queue(pipe: PcmPipe):
@@ -366,3 +466,215 @@ def test_a_terminal_is_refused():
     finally:
         os.close(master)
         os.close(terminal)
+
+
+# --- files on a pipe, and pipes that do not block -------------------------------------------------------------------
+
+
+def as_file(kind: str, rate_hz: int = 16_000, **options: str) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, NOISE, rate_hz, format=kind, **options)
+    return buffer.getvalue()
+
+
+FILES = {
+    "WAV (RIFF)": [as_file("WAV")],
+    "WAV (RIFX)": [as_file("WAV", endian="BIG")],
+    "WAV (RF64)": [as_file("RF64")],
+    "FLAC": [as_file("FLAC")],
+    "Ogg": [as_file("OGG")],
+    "MP3 (ID3)": [b"ID3\x02\x00" + bytes(20), b"ID3\x03\x00" + bytes(20), b"ID3\x04\x00" + bytes(20)],
+    "MP3": [as_file("MP3", rate_hz) for rate_hz in (8_000, 11_025, 16_000, 22_050, 32_000, 44_100, 48_000)],
+}
+
+
+@pytest.mark.parametrize("piece_bytes", [1, 7, 5_000])
+@pytest.mark.parametrize(
+    ("container", "data"),
+    [pytest.param(name, data, id=f"{name} {index}") for name, several in FILES.items() for index, data in enumerate(several)],
+)
+def test_a_file_on_a_pipe_is_refused_with_the_command_that_converts_it(
+    pipe: PcmPipe, container: str, data: bytes, piece_bytes: int
+) -> None:
+    for at in range(0, 2_000, piece_bytes):
+        os.write(pipe.write_end, data[at : at + piece_bytes])
+    with pytest.raises(InputUnreadable) as caught:
+        pipe.stream.read(DEADLINE_SEC)
+    assert str(caught.value) == (
+        f"stdin holds a {container} file, not raw s16le PCM samples; use --input FILE, or convert it: "
+        "ffmpeg -loglevel error -i FILE -f s16le -ac 1 -ar 8000 - | ... --input -"
+    )
+    assert pipe.stream.ended
+    assert pipe.stream.read(0) is None
+
+
+MP3 = as_file("MP3", 44_100)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"RIFF" + bytes(4) + b"AVI ",
+        b"riff" + bytes(4) + b"WAVE",
+        bytes(4) + b"RIFF" + bytes(4) + b"WAVE",
+        b"fLaD",
+        b"OggS\x01",
+        b"ID3\x05\x00",
+        b"ID3\x03\xff",
+        b"\xff\xff" * 50,  # -1: near silence
+        MP3[:4] + bytes(2_000),  # loud samples that look like one MP3 frame
+        MP3[:2] + bytes([MP3[2] | 0xF0]) + MP3[3:],  # a bit rate that there is not
+        MP3[:2] + bytes([MP3[2] | 0x0C]) + MP3[3:],  # a sample rate that there is not
+        bytes([0xFF, MP3[1] & ~0x18 | 0x08]) + MP3[2:],  # a version that there is not
+        bytes([0xFF, 0x1B]) + MP3[2:],  # no sync
+    ],
+)
+def test_samples_that_only_resemble_a_header_are_samples(pipe: PcmPipe, start: bytes) -> None:
+    data = (start + PCM.tobytes())[:3_000]
+    os.write(pipe.write_end, data)
+    pipe.end()
+    np.testing.assert_array_equal(as_pcm(read_all(pipe.stream)), np.frombuffer(data, "<i2"))
+
+
+@pytest.mark.parametrize("start", [b"RIFF", b"RIFF" + bytes(4) + b"WAV", b"fL", b"\xff", MP3[:4], MP3[:420]])
+def test_a_stream_that_ends_inside_what_could_be_a_header_gives_its_samples(pipe: PcmPipe, start: bytes) -> None:
+    os.write(pipe.write_end, start)
+    pipe.end()
+    np.testing.assert_array_equal(as_pcm(read_all(pipe.stream)), np.frombuffer(start[: len(start) // 2 * 2], "<i2"))
+
+
+@given(st.binary(max_size=40) | st.sampled_from([*itertools.chain(*FILES.values())]).map(lambda data: data[:3_000]), st.integers(0, 3_000))
+def test_what_is_decided_about_a_start_stays_decided(data: bytes, length: int) -> None:
+    """Else a stream in small pieces would be taken for something else than the same stream at once."""
+    start = data[:length]
+    if not is_undecided(start):
+        assert container_of(start) == container_of(data)
+    if len(start) >= MAX_HEADER_BYTES:
+        assert not is_undecided(start)
+
+
+def test_the_longest_mp3_frame_is_waited_for_and_no_more() -> None:
+    frame = bytes([0xFF, 0xFB, 0xEA, 0x00]) + bytes(1_437)  # 320 kbit/s at 32 kHz, padded
+    assert len(frame) + 4 == MAX_HEADER_BYTES
+    assert is_undecided(frame + frame[:3])
+    assert not is_undecided(frame + frame[:4])
+    assert container_of(frame + frame[:4]) == "MP3"
+    assert container_of(frame + bytes([0xFF, 0xFA]) + frame[2:4]) is None, "its frames differ in a bit that a stream keeps"
+
+
+def test_the_first_samples_do_not_wait_for_more(pipe: PcmPipe) -> None:
+    os.write(pipe.write_end, PCM[:1].tobytes())
+    np.testing.assert_array_equal(as_pcm([next_block(pipe.stream)]), PCM[:1])
+
+
+@pytest.fixture
+def impatient() -> Iterator[PcmPipe]:
+    """A pipe whose reading end does not block."""
+    pipe = PcmPipe(blocking=False)
+    yield pipe
+    pipe.close()
+
+
+def test_a_pipe_that_does_not_block_is_waited_for(impatient: PcmPipe) -> None:
+    """A parent may have made its stdin so, and the service inherits it."""
+    assert impatient.stream.read(0.2) is None
+    assert not impatient.stream.ended
+    before = time.process_time()
+    assert impatient.stream.read(0.5) is None
+    assert time.process_time() - before < 0.2, "it waits without computing"
+    blocks = []
+    for at in range(0, 3_000, 1_000):
+        os.write(impatient.write_end, PCM[at : at + 1_000].tobytes())
+        blocks.append(next_block(impatient.stream))
+    impatient.end()
+    blocks += read_all(impatient.stream)
+    np.testing.assert_array_equal(as_pcm(blocks), PCM[:3_000])
+
+
+# --- the service ----------------------------------------------------------------------------------------------------
+
+
+def refusal(result: Result) -> str:
+    """The one event of an input that is refused; the log says the same in one line."""
+    (event,) = result.events
+    assert (result.returncode, event["error_code"], event["recoverable"]) == (EXIT_INPUT, "input_unreadable", False)
+    assert len(event["message"].splitlines()) == 1
+    assert len([line for line in result.stderr.splitlines() if "InputUnreadable" in line]) == 1
+    return event["message"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("x" * 5_000, "File name too long"),
+        ("~nosuchuser/x.wav", "cannot be opened"),
+        ("/dev/zero", "not a file"),
+        ("/dev/null/x.wav", "Not a directory"),
+        ("/etc", "not a file"),
+    ],
+)
+def test_a_name_that_cannot_be_read_is_exit_4(name: str, reason: str) -> None:
+    assert reason in refusal(run_service("streaming", "--input", name))
+
+
+@pytest.mark.slow
+def test_a_nul_byte_in_a_name_is_exit_4(tmp_path: Path) -> None:
+    (tmp_path / "settings.yaml").write_text('audio:\n  input: "/tmp/a\\0b.wav"\n', encoding="utf-8")
+    assert "null byte" in refusal(run_service("streaming", "--config", str(tmp_path / "settings.yaml")))
+
+
+@pytest.mark.slow
+def test_a_fifo_as_a_file_is_exit_4_and_names_the_remedy(tmp_path: Path) -> None:
+    make_fifo(tmp_path / "fifo")
+    assert f"use --input - < {tmp_path / 'fifo'}" in refusal(run_service("streaming", "--input", str(tmp_path / "fifo")))
+
+
+NO_CAPABILITIES = """
+import ctypes
+header, none = (ctypes.c_uint32 * 2)(0x2008_0522, 0), (ctypes.c_uint32 * 6)()
+assert ctypes.CDLL(None).capset(header, none) == 0  # root, too, then needs the mode bits of a file
+"""
+NO_HOME = """
+import os, pwd
+def no_entry(uid): raise KeyError(uid)
+pwd.getpwuid = no_entry
+os.environ.pop("HOME", None)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["secret.wav", "locked/x.wav"])
+def test_a_file_that_may_not_be_read_is_exit_4(name: str) -> None:
+    with without_rights() as directory:
+        os.seteuid(os.getuid())
+        assert "Permission denied" in refusal(run_service("streaming", "--input", str(directory / name), planted=NO_CAPABILITIES))
+
+
+@pytest.mark.slow
+def test_a_home_that_is_not_known_is_exit_4() -> None:
+    assert "cannot be opened" in refusal(run_service("streaming", "--input", "~/x.wav", planted=NO_HOME))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_a_file_on_stdin_is_exit_4_and_names_the_command_that_converts_it(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"x.{suffix}"
+    soundfile.write(path, NOISE, 16_000)
+    message = refusal(run_service("streaming", "--input", "-", stdin=path.read_bytes()))
+    assert "ffmpeg -loglevel error -i FILE -f s16le -ac 1 -ar 16000 -" in message
+
+
+@pytest.mark.slow
+def test_a_stdin_that_does_not_block_is_read_to_its_end() -> None:
+    samples, texts = example("temperature")
+    data = (samples * 32_767).astype("<i2").tobytes()
+    read_end, write_end = os.pipe()
+    os.set_blocking(read_end, False)
+    service = start_service("streaming", "--input", "-", "--status-events", stdin=read_end)
+    os.close(read_end)
+    service.wait_for(lambda event: event.get("state") == "listening")  # an empty pipe: nothing was there to be read
+    with os.fdopen(write_end, "wb") as stdin:
+        stdin.write(data)
+    events, code = service.finish()
+    assert (final_texts(events), code) == (list(texts), 0)

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from voice.errors import EXIT_OUTPUT, OutputGone
 from voice.output.events import ErrorEvent, SpeechStartedEvent, TokenTime, final_event
-from voice.output.writer import EventWriter
+from voice.output.writer import EventWriter, encode
 from voice.transcript import Token, Transcript
 
 TRACE_ID = "0123456789abcdef"
@@ -112,6 +114,59 @@ def test_keys_keep_their_order_on_the_wire(pipe: Pipe):
     assert list(lines(pipe.read_all())[0]) == ["type", "ts", "trace_id", "source", "seq", "start_ms"]
 
 
+ANY_TEXT = st.text() | st.lists(st.sampled_from(['"ts": 0', '"seq": 0', "seq", '"', "\\", ", ", "\ud83d", "灯"])).map("".join)
+
+
+@given(ANY_TEXT, st.integers(0, 2**53), st.integers(1, 2**53))
+def test_a_line_is_the_event_as_json_with_its_stamps_whatever_its_text(text: str, ts_ms: int, seq: int) -> None:
+    token = Token(text, 0, 960, 1 / 3)
+    transcript = Transcript(TRACE_ID, (token,), 0, 960, "silence", text=text, raw_text=text)
+    for made in (event(text), SpeechStartedEvent(trace_id=TRACE_ID, start_ms=960), final_event(text, transcript)):
+        fields = {**made.model_dump(), "ts": ts_ms, "seq": seq}
+        expected = (json.dumps(fields, ensure_ascii=False) + "\n").encode("utf-8", errors="replace")
+        encoded = encode(made)
+        assert encoded.line(ts_ms, seq) == expected
+        assert encoded.size_bytes == len(expected) - len(str(ts_ms)) - len(str(seq))
+
+
+def test_a_line_goes_to_a_file_in_one_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two services may append to one file: their lines do not mix."""
+    sizes: list[int] = []
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: sizes.append(len(data)) or write(descriptor, data))
+    with (tmp_path / "events.jsonl").open("wb", buffering=0) as file:
+        EventWriter(file.fileno(), lambda: 5).write(event("x" * 100_000))
+    assert len(sizes) == 1
+
+
+def test_a_full_pipe_that_does_not_block_is_waited_for(pipe: Pipe) -> None:
+    os.set_blocking(pipe.write_end, False)
+    filled = os.write(pipe.write_end, bytes(2**24))
+    writer = EventWriter(pipe.write_end, lambda: 5)
+    thread = threading.Thread(target=writer.write, args=(event("x" * 100_000),), daemon=True)
+    thread.start()
+    received = b""
+    while not received.endswith(b"\n"):
+        received += os.read(pipe.read_end, 65_536)
+    thread.join(DEADLINE_SEC)
+    assert not thread.is_alive()
+    assert lines(received[filled:])[0]["message"] == "x" * 100_000
+
+
+def test_progress_changes_with_each_byte_that_the_reader_takes(pipe: Pipe) -> None:
+    writer = EventWriter(pipe.write_end, lambda: 5)
+    writer.write(event())
+    size = len(encode(event()).line(5, 1))
+    assert writer.progress() == (size, size)
+    os.read(pipe.read_end, 1)
+    assert writer.progress() == (size, size - 1)
+
+
+def test_a_file_has_no_bytes_that_wait(tmp_path: Path) -> None:
+    with (tmp_path / "events.jsonl").open("wb", buffering=0) as file:
+        assert EventWriter(file.fileno(), lambda: 5).progress() == (0, 0)
+
+
 def test_a_line_larger_than_the_pipe_arrives_whole(pipe: Pipe):
     """A final of 30 s with its tokens, many times over: the writer waits for the reader."""
     tokens = tuple(Token("灯", 960 * index, 960 * (index + 1), 0.5) for index in range(5_000))
@@ -186,5 +241,5 @@ def test_a_descriptor_that_is_not_open_is_noticed():
     read_end, write_end = os.pipe()
     os.close(read_end)
     os.close(write_end)
-    with pytest.raises(OutputGone):
-        EventWriter(write_end, lambda: 5).check_reader()
+    with pytest.raises(OutputGone, match="stdout is not open"):
+        EventWriter(write_end, lambda: 5)

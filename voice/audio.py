@@ -6,7 +6,7 @@ restarts, and spans are half open. No I/O, no state, no torch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,32 +43,32 @@ class AudioBlock:
     """float32, (num_frames, num_channels), nominally [-1, 1], at ``rate_hz``. The receiver may keep it."""
     rate_hz: int
     """Frames per second of this block."""
-    lost_frames: int = 0
-    """Frames at ``rate_hz`` that the input lost directly before this block."""
-    loss_announced: bool = False
-    """The input raised an error when the loss began: it needs no second one."""
-    lost_earlier_frames: int = 0
-    """Frames that the input lost some seconds before this block, as turned out only now."""
+    losses_before: int = 0
+    """Losses that the ledger had been told of when this block was captured: their audio is missing before it."""
+    captured_at: float | None = None
+    """``clock_sec()`` at the first frame; None where the input is no live device."""
 
     @property
     def duration_sec(self) -> float:
-        """Length of the samples in seconds, what was lost before them not counted."""
+        """Length of the samples in seconds."""
         return len(self.samples) / self.rate_hz
+
+    def split(self, at_sec: float) -> tuple[AudioBlock, AudioBlock]:
+        """The part captured before ``at_sec`` on the capture clock, and the rest; either may be empty."""
+        if self.captured_at is None:
+            return replace(self, samples=self.samples[:0]), self
+        frames = min(max(round((at_sec - self.captured_at) * self.rate_hz), 0), len(self.samples))
+        rest_at = self.captured_at + frames / self.rate_hz
+        return replace(self, samples=self.samples[:frames]), replace(self, samples=self.samples[frames:], captured_at=rest_at)
 
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:
-    """A piece of the one internal signal: 16 kHz mono."""
+    """A piece of the one internal signal: 16 kHz mono. Audio is missing where it starts after the end of the chunk before it."""
 
     samples: Samples
     start_sample: int
-    """Index of the first sample; what was lost before it is already counted in."""
-    lost_samples: int = 0
-    """Samples lost directly before this chunk: the previous chunk ended at ``start_sample - lost_samples``."""
-    loss_announced: bool = False
-    """As of the block."""
-    non_finite_samples: int = 0
-    """Input values that were not finite and became 0."""
+    """Index of the first sample."""
 
     @property
     def end_sample(self) -> int:

@@ -1,35 +1,45 @@
 """All settings, read once and validated: the only reader of settings files and of the environment.
 
-Command line > ``VOICE_ASR__*`` > ``--config FILE`` > ``config/default.yaml`` -> ``Settings``. The defaults stand in that file and
-nowhere else. Raises ``ConfigInvalid`` with every problem found, each with its key and what is allowed. No state.
+Command line > ``VOICE_ASR__*`` > ``--config FILE`` > ``config/default.yaml`` -> ``Settings``. config/default.yaml holds every default,
+this module holds none. Raises ``ConfigInvalid`` with every problem found, each with its key and what is allowed. No state but
+config/default.yaml, which is parsed once in a process. Any thread.
 """
 
 from __future__ import annotations
 
 import copy
+import functools
 import os
+import reprlib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
-from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from voice.errors import ConfigInvalid, describe
+from voice.text_file import FileInvalid, expand
+from voice.yaml_file import MAX_DEPTH, read_mapping
 
 DEFAULT_PATH = Path(__file__).resolve().parent.parent / "config" / "default.yaml"
 ENV_PREFIX = "VOICE_ASR__"
-TRAINED_CHUNK_SIZES = ((0, 10, 5), (0, 8, 4))
-"""The chunk pairs the real model was trained with (its encoder's chunk_size [12, 15] and stride [8, 10])."""
-DEFAULT_CHUNK_SEC = 0.6
 _FRAME_SEC = 0.06
+"""Length of one frame of ``chunk_size``."""
 
 Mode = Literal["sliced", "streaming"]
+Engine = Literal["silero", "fsmn"]
+Probability = Annotated[float, Field(gt=0, lt=1)]
+LookBack = Annotated[int, Field(ge=0, le=50)]
+ChunkSize = tuple[
+    Annotated[int, Field(ge=0, le=30)],  # left context
+    Annotated[int, Field(ge=1, le=60)],  # chunk
+    Annotated[int, Field(ge=1, le=30)],  # right look-ahead; without it FunASR's encoder caches nothing
+]
 
 
 class Section(BaseModel):
@@ -56,17 +66,18 @@ class AudioSettings(Section):
     @field_validator("device", mode="before")
     @classmethod
     def _index_as_number(cls, value: object) -> object:
-        """A device of digits is an index, from the command line and the environment too."""
+        """Take digits as an index: the command line and the environment only have text."""
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
 
 class VadSettings(Section):
     """``vad``"""
 
-    engine: Literal["silero", "fsmn"]
+    engine: Engine
     model: Annotated[str, Field(min_length=1)]
-    threshold: Annotated[float, Field(gt=0, lt=1)] | None
-    release_threshold: Annotated[float, Field(gt=0, lt=1)] | None
+    threshold: Probability | None
+    release_threshold: Probability | None
+    fitting_thresholds: dict[Engine, tuple[Probability, Probability]]
     min_speech_ms: Annotated[int, Field(ge=0, le=2_000)]
     pre_roll_ms: Annotated[int, Field(ge=0, le=2_000)]
     min_rms: Annotated[float, Field(ge=0, le=1)]
@@ -74,8 +85,8 @@ class VadSettings(Section):
 
     @property
     def thresholds(self) -> tuple[float, float]:
-        """Threshold and release threshold; where one is null, what fits the engine."""
-        threshold, release = (0.5, 0.35) if self.engine == "silero" else (0.8, 0.5)
+        """Threshold and release threshold; for null the one that fits the engine, the release never above the threshold."""
+        threshold, release = self.fitting_thresholds[self.engine]
         threshold = self.threshold if self.threshold is not None else threshold
         return threshold, self.release_threshold if self.release_threshold is not None else min(release, threshold)
 
@@ -102,6 +113,8 @@ class StreamingSettings(Section):
     """``streaming``"""
 
     provisional_max_load_sec: Annotated[float, Field(ge=0, le=600)]
+    trained_chunk_sizes: Annotated[tuple[ChunkSize, ...], Field(min_length=1)]
+    fitting_look_backs: dict[Literal["without_left_context", "with_left_context"], tuple[LookBack, LookBack]]
 
 
 class FinalSettings(Section):
@@ -146,20 +159,14 @@ class LogSettings(Section):
     level: Literal["debug", "info", "warning", "error"]
 
 
-class Settings(BaseSettings):
-    """All of them. What each means stands beside it in config/default.yaml."""
-
-    model_config = SettingsConfigDict(extra="forbid", frozen=True, env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+class Settings(Section):
+    """All settings. config/default.yaml describes each."""
 
     chunk_sec: Annotated[float, Field(ge=0.12, le=5)]
     endpoint_silence_ms: Annotated[int, Field(ge=100, le=10_000)]
-    chunk_size: tuple[
-        Annotated[int, Field(ge=0, le=30)],  # left context
-        Annotated[int, Field(ge=1, le=60)],  # chunk
-        Annotated[int, Field(ge=1, le=30)],  # right look-ahead; without it FunASR's encoder caches nothing
-    ]
-    encoder_chunk_look_back: Annotated[int, Field(ge=0, le=50)] | None
-    decoder_chunk_look_back: Annotated[int, Field(ge=0, le=50)] | None
+    chunk_size: ChunkSize
+    encoder_chunk_look_back: LookBack | None
+    decoder_chunk_look_back: LookBack | None
     model_dir: str | None
     embedded: bool
     hotwords: Annotated[str, Field(min_length=1)] | tuple[str, ...]
@@ -176,23 +183,18 @@ class Settings(BaseSettings):
     record: RecordSettings
     log: LogSettings
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what ``load_settings`` gathered: the layers, highest first, as one mapping."""
-        del settings_cls, env_settings, dotenv_settings, file_secret_settings
-        return (init_settings,)
+    _given: frozenset[str] = PrivateAttr()
+
+    def __init__(self, given: Collection[str], /, **merged: Any) -> None:
+        """Validate the merged layers; ``given`` names the settings that stand in a layer above config/default.yaml."""
+        super().__init__(**merged)
+        self._given = frozenset(given)
 
     @property
     def look_backs(self) -> tuple[int, int]:
-        """Encoder and decoder look-back; where one is null, what fits ``chunk_size``."""
-        encoder, decoder = (4, 1) if self.chunk_size[0] == 0 else (0, 0)
+        """Encoder and decoder look-back; for null the one that fits ``chunk_size``."""
+        fitting = self.streaming.fitting_look_backs
+        encoder, decoder = fitting["with_left_context" if self.chunk_size[0] else "without_left_context"]
         return (
             self.encoder_chunk_look_back if self.encoder_chunk_look_back is not None else encoder,
             self.decoder_chunk_look_back if self.decoder_chunk_look_back is not None else decoder,
@@ -200,7 +202,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_rules(self) -> Settings:
-        """Rules over several settings; all that are broken are named."""
+        """Check the rules over several settings and name all that are broken."""
         left, chunk, right = self.chunk_size
         threshold, release = self.vad.thresholds
         broken = []
@@ -220,59 +222,64 @@ class Settings(BaseSettings):
         return self
 
     def for_mode(self, mode: Mode) -> Settings:
-        """What ``mode`` runs with: in streaming mode a ``chunk_sec`` of one's own becomes the nearest trained ``chunk_size``."""
-        left, chunk, right = self.chunk_size
-        if mode == "sliced" or self.chunk_sec == DEFAULT_CHUNK_SEC or (left, chunk, right) != TRAINED_CHUNK_SIZES[0]:
+        """The settings for ``mode``. In streaming mode a ``chunk_sec`` given without a ``chunk_size`` becomes the nearest trained one."""
+        if mode == "sliced" or "chunk_sec" not in self._given or "chunk_size" in self._given:
             return self
-        nearest = min(TRAINED_CHUNK_SIZES, key=lambda size: abs(size[1] * _FRAME_SEC - self.chunk_sec))
+        nearest = min(self.streaming.trained_chunk_sizes, key=lambda size: abs(size[1] * _FRAME_SEC - self.chunk_sec))
         return self.model_copy(update={"chunk_size": nearest})
 
 
+class _Variables(Settings, BaseSettings):
+    """The names and types that pydantic-settings looks for in the environment; never built."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, env_nested_delimiter="__")
+
+
 def load_settings(
-    command_line: Mapping[str, Any], config_path: Path | None = None, environment: Mapping[str, str] = os.environ
+    command_line: Mapping[str, Any], config_path: str | Path | None = None, environment: Mapping[str, str] = os.environ
 ) -> Settings:
-    """Gather the layers and validate them.
+    """Merge the layers and validate them.
 
     Args:
         command_line: nested settings given as flags.
         config_path: the user's settings file.
-        environment: variables, of which ``VOICE_ASR__*`` are ours.
+        environment: variables, of which only ``VOICE_ASR__*`` are read.
 
     Raises:
         ConfigInvalid: any problem in any layer, all of them listed.
     """
-    layers = [read_yaml(DEFAULT_PATH)]
-    if config_path is not None:
-        layers.append(read_yaml(config_path))
+    from_file = _read_layer(config_path) if config_path is not None else {}
     from_environment, problems = _environment_layer(environment)
-    layers += [from_environment, dict(command_line)]
-    merged: dict[str, Any] = {}
-    for layer in layers:
+    merged = copy.deepcopy(_defaults())
+    given: set[str] = set()
+    for layer in (from_file, from_environment, command_line):
         _merge(merged, layer)
-    settings, found = _validate(merged)
+        given |= layer.keys()
+    settings, found = _validate(merged, given)
     if settings is None or problems:
         raise ConfigInvalid([*problems, *found])
     return settings
 
 
-def _validate(merged: dict[str, Any]) -> tuple[Settings | None, list[str]]:
-    """The settings, or every problem: a bad value gives way to its default, so that it does not hide the broken rules."""
+def _validate(merged: dict[str, Any], given: Collection[str]) -> tuple[Settings | None, list[str]]:
+    """The settings, or every problem. Rules are checked with defaults in the place of bad values, so that these do not hide them."""
     try:
-        return Settings(**merged), []
+        return Settings(given, **merged), []
     except ValidationError as error:
-        found = [problem for details in error.errors() for problem in _describe_problem(details)]
-        repaired, defaults = copy.deepcopy(merged), read_yaml(DEFAULT_PATH)
-        for details in error.errors():
-            _reset(repaired, defaults, [part for part in details["loc"] if isinstance(part, str)])
+        bad = error.errors()
+    repaired = copy.deepcopy(merged)
+    for details in bad:
+        _reset(repaired, _defaults(), [part for part in details["loc"] if isinstance(part, str)])
     try:
-        Settings(**repaired)
+        Settings(given, **repaired)
     except ValidationError as error:
-        found += [problem for details in error.errors() for problem in _describe_problem(details)]
-    return None, list(dict.fromkeys(found))  # a union says the same once for each member
+        bad += error.errors()
+    found = [problem for details in bad for problem in _describe_problem(details)]
+    return None, list(dict.fromkeys(found))  # a union repeats a problem for each of its members
 
 
 def _reset(settings: dict[str, Any], defaults: dict[str, Any], path: list[str]) -> None:
-    """Give the value at ``path`` its default back, or remove it where there is none."""
+    """Replace the value at ``path`` by its default, or remove it where there is none."""
     for name in path:
         if name not in defaults:
             settings.pop(name, None)
@@ -283,43 +290,53 @@ def _reset(settings: dict[str, Any], defaults: dict[str, Any], path: list[str]) 
         settings, defaults = settings[name], defaults[name]
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    """config/default.yaml; to be copied before it is changed."""
+    return _read_layer(DEFAULT_PATH)
+
+
+def _read_layer(path: str | Path) -> dict[str, Any]:
     """A settings file.
 
     Raises:
-        ConfigInvalid: it is missing, no YAML, or no mapping.
+        ConfigInvalid: it is missing, not YAML, or not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return read_mapping(expand(path))
     except OSError as error:
-        raise ConfigInvalid([f"{path}: cannot be read ({error.strerror})"]) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigInvalid([f"{path}: not YAML ({describe(error)})"]) from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigInvalid([f"{path}: holds {type(content).__name__}, not settings"])
-    strange = [key for key in content if not isinstance(key, str)]
-    if strange:
-        raise ConfigInvalid([f"{path}: {key!r} is no name of a setting" for key in strange])
-    return content
+        raise ConfigInvalid([f"{path} cannot be read ({error.strerror})"]) from error
+    except FileInvalid as error:
+        raise ConfigInvalid([f"{path} {error}"]) from error
 
 
 def _environment_layer(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    """The settings in the environment, decoded by pydantic-settings, and a problem for each variable it knows no setting for."""
+    """The settings in the environment, decoded by pydantic-settings, and a problem for each variable that is wrong or unknown."""
     ours = {key: value for key, value in environment.items() if key.upper().startswith(ENV_PREFIX)}
     known = {ENV_PREFIX + "__".join(path).upper() for path in _leaves(Settings)}
     unknown = sorted(key for key in ours if key.upper() not in known)
     problems = [f"{key}: unknown setting (environment)" for key in unknown]
     layer: dict[str, Any] = {}
     for key in sorted(set(ours) - set(unknown)):
-        source = EnvSettingsSource(Settings)
+        source = EnvSettingsSource(_Variables)
         source.env_vars = {key.lower(): ours[key]}
         try:
-            _merge(layer, source())
-        except SettingsError as error:  # no JSON where JSON is needed
-            problems.append(f"{key}: {ours[key]!r} is not JSON ({describe(error.__cause__ or error)}) (environment)")
+            values = source()
+        except (SettingsError, RecursionError) as error:  # not JSON where JSON is needed
+            problems.append(f"{key}: {_show(ours[key])} is not JSON ({describe(error.__cause__ or error)}) (environment)")
+            continue
+        if _is_nested_deeper(values, MAX_DEPTH):
+            problems.append(f"{key}: is nested deeper than {MAX_DEPTH} levels (environment)")
+        else:
+            _merge(layer, values)
     return layer, problems
+
+
+def _is_nested_deeper(value: Any, max_depth: int) -> bool:
+    level = [value]
+    for _ in range(max_depth):
+        level = [child for each in level if isinstance(each, dict | list) for child in (each.values() if isinstance(each, dict) else each)]
+    return bool(level)
 
 
 def _leaves(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -333,11 +350,19 @@ def _leaves(model: type[BaseModel], prefix: tuple[str, ...] = ()) -> list[tuple[
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
+    """Lay ``above`` over ``below``, mapping by mapping."""
     for key, value in above.items():
         if isinstance(value, dict) and isinstance(below.get(key), dict):
             _merge(below[key], value)
         else:
-            below[key] = dict(value) if isinstance(value, dict) else value
+            below[key] = copy.deepcopy(value)
+
+
+def _show(value: object) -> str:
+    """A value as Python writes it, the middle of a long one left out."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = short.maxlong = 100
+    return short.repr(value)
 
 
 def _describe_problem(details: ErrorDetails) -> list[str]:
@@ -348,12 +373,13 @@ def _describe_problem(details: ErrorDetails) -> list[str]:
         return [f"{key}: unknown setting"]
     if details["type"] == "rules":
         return details["msg"].split("\n")
+    shown = _show(details["input"])
     allowed = _allowed_by(field.annotation, field.metadata) if field else ""
-    return [f"{key}: {details['input']!r} is not allowed" + (f"; allowed: {allowed}" if allowed else f" ({details['msg']})")]
+    return [f"{key}: {shown} is not allowed" + (f"; allowed: {allowed}" if allowed else f" ({details['msg']})")]
 
 
 def _field(path: list[str]) -> tuple[FieldInfo | None, str]:
-    """The field that a location points into, and its key as a user writes it."""
+    """The field at a location in the settings, and its key as a user writes it."""
     model: type[BaseModel] = Settings
     known: list[str] = []
     for name in path:
@@ -365,11 +391,11 @@ def _field(path: list[str]) -> tuple[FieldInfo | None, str]:
     return None, ".".join(known)
 
 
-_PLAIN_WORDS: dict[Any, str] = {type(None): "null", bool: "true, false", str: "text"}
+_PLAIN_WORDS: dict[Any, str] = {type(None): "null", bool: "true, false", str: "text", ...: "..."}
 
 
 def _allowed_by(annotation: Any, metadata: list[Any]) -> str:  # noqa: PLR0911 -- one for each kind of type
-    """A type with its constraints in words: ``100..10000``, ``silero, fsmn``, ``null``."""
+    """Name what a type with its constraints allows: ``100..10000``, ``silero, fsmn``, ``null``."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
         base, *extra = typing.get_args(annotation)

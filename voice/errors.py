@@ -4,7 +4,7 @@
 
     VoiceError
     ├── ConfigInvalid            exit 2   bad command line, environment or settings file
-    ├── ControlInvalid                    a line on the control channel that is no command; the service goes on
+    ├── ControlInvalid                    a line on the control channel that is not a command; the service goes on
     ├── ModelLoadFailed          exit 3   a model is missing, incomplete, of the wrong shape, or not to be downloaded
     ├── InputError               exit 4
     │   ├── InputUnreadable               a file or stream that cannot be read as audio
@@ -28,6 +28,7 @@ ErrorCode = Literal[
     "input_unreadable",
     "infer_partial_failed",
     "infer_final_failed",
+    "vad_failed",
     "emotion_failed",
     "punctuation_failed",
     "hotword_repair_failed",
@@ -48,6 +49,12 @@ EXIT_OUTPUT = 5
 EXIT_BUG = 70
 
 
+MAX_PROBLEMS = 20
+MAX_PROBLEM_CHARACTERS = 300
+MAX_MESSAGE_CHARACTERS = 1_000
+"""Bounds of what a user or a reader of stdout is told: a file of 100,000 wrong lines must not become a message of megabytes."""
+
+
 class VoiceError(Exception):
     """A failure that the service understands; ``str(error)`` names what and where in one line."""
 
@@ -56,13 +63,18 @@ class VoiceError(Exception):
 
 
 class ConfigInvalid(VoiceError):
-    """A setting is unknown, malformed or out of range. ``problems`` lists all of them, a line each."""
+    """A setting is unknown, malformed or out of range.
+
+    ``problems`` holds a line for each, at most ``MAX_PROBLEMS`` of them; the last line then says how many more there are.
+    """
 
     error_code: ErrorCode = "config_invalid"
     exit_code = EXIT_CONFIG
 
     def __init__(self, problems: list[str]) -> None:
-        self.problems = [_in_one_line(problem) for problem in problems]
+        self.problems = [_shorten(_in_one_line(problem), MAX_PROBLEM_CHARACTERS) for problem in problems[:MAX_PROBLEMS]]
+        if len(problems) > MAX_PROBLEMS:
+            self.problems.append(f"... and {len(problems) - MAX_PROBLEMS:,} more")
         super().__init__("; ".join(self.problems))
 
 
@@ -73,10 +85,14 @@ class ControlInvalid(VoiceError):
 
 
 class ModelLoadFailed(VoiceError):
-    """A model could not be found, downloaded, or trusted."""
+    """A model could not be found, downloaded, or trusted. One line of at most 1,000 characters, whatever its files are named."""
 
     error_code: ErrorCode = "model_load_failed"
     exit_code = EXIT_MODEL
+
+    def __init__(self, text: str) -> None:
+        line = _in_one_line(text)
+        super().__init__(line if len(line) <= 1_000 else f"{line[:500]} … {line[-497:]}")
 
 
 class InputError(VoiceError):
@@ -115,11 +131,19 @@ class OutputGone(VoiceError):
 
 
 def _in_one_line(text: str) -> str:
-    """With what would break the line, or a terminal, escaped: keys and values come from anywhere."""
+    """Escape what would break the line or change a terminal: keys and values come from anywhere."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
+def _shorten(text: str, max_characters: int) -> str:
+    """Leave out the middle: the start says where, the end says what is wrong."""
+    if len(text) <= max_characters:
+        return text
+    tail = max_characters // 3
+    return f"{text[: max_characters - tail - 3]}...{text[-tail:]}"
+
+
 def describe(error: BaseException) -> str:
-    """``Type: text`` in one line, the form of every error event's ``message``."""
+    """``Type: text`` in one line of at most ``MAX_MESSAGE_CHARACTERS``, the form of every error event's ``message``."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return _shorten(f"{type(error).__name__}: {text}" if text else type(error).__name__, MAX_MESSAGE_CHARACTERS)

@@ -1,7 +1,7 @@
 """The user's hotwords: a list in the settings, or a file that may change while the service runs.
 
-One word a line, then a blank and a weight where it shall not be the usual one: ``词 20``, FunASR's form. Empty lines and those that
-begin with ``#`` do not count. A ``HotwordList`` holds the words it read last. Worker thread only.
+Setting -> ``Hotword`` tuples. One word a line; a blank and a weight may follow it: ``词 20``, FunASR's format. Empty lines and lines that
+begin with ``#`` are skipped. A ``HotwordList`` holds the words it read last. Worker thread only. Raises ``ConfigInvalid``.
 """
 
 from __future__ import annotations
@@ -14,18 +14,21 @@ from typing import NamedTuple
 import structlog
 
 from voice.errors import ConfigInvalid
+from voice.text_file import FileInvalid, expand, read_text
 
 DEFAULT_WEIGHT = 20.0
-"""FunASR's, of a word without one."""
+"""Of a word without a weight; FunASR's."""
 MAX_WEIGHT = 100.0
 MAX_LENGTH = 64
 MAX_WORDS = 1_000
+MAX_FILE_BYTES = 1_000_000
+"""Four times what the longest list of the longest Chinese words takes."""
 
 log = structlog.get_logger()
 
 
 class Hotword(NamedTuple):
-    """A word that is likelier than the recogniser thinks."""
+    """A word that the recogniser prefers over others."""
 
     text: str
     weight: float
@@ -35,19 +38,20 @@ class HotwordList:
     """The words of one setting."""
 
     def __init__(self, setting: str | tuple[str, ...]) -> None:
-        """Read a file, or take a list of lines.
+        """Read a file, or parse a list of lines.
 
         Raises:
-            ConfigInvalid: every line that is wrong, or a file that cannot be read.
+            ConfigInvalid: lines are wrong, or the file cannot be read.
         """
-        self._path = Path(setting).expanduser() if isinstance(setting, str) else None
+        self._path = _expand(setting) if isinstance(setting, str) else None
         self._stamp = self._stamp_now()
         self._words = _read(self._path) if self._path else parse_lines(setting, "hotwords")
 
     def current(self) -> tuple[Hotword, ...]:
-        """The words as they stand now; the same object as long as nothing changed.
+        """The words as they are now; the same object as long as the file did not change.
 
-        A file that has become wrong, or is gone, leaves the words as they were, and a line in the log.
+        A file that changed is read again. If it is gone, wrong or no regular file, the words stay as they were. Each change logs one
+        line.
         """
         stamp = self._stamp_now()
         if self._path and stamp != self._stamp:
@@ -61,7 +65,7 @@ class HotwordList:
         return self._words
 
     def _stamp_now(self) -> tuple[int, int, int] | None:
-        """What changes with the file."""
+        """Time, size and inode of the file; None where there is none."""
         if self._path is None:
             return None
         try:
@@ -72,14 +76,14 @@ class HotwordList:
 
 
 def parse_lines(lines: Iterable[str], where: str) -> tuple[Hotword, ...]:
-    """Hotwords of lines; of a word that comes twice the last.
+    """Parse lines; where a word comes twice, its last line counts.
 
     Args:
         lines: with or without their ends.
-        where: names them in a problem.
+        where: where the lines come from, for messages.
 
     Raises:
-        ConfigInvalid: every line that is wrong.
+        ConfigInvalid: lines are wrong, or there are too many words.
     """
     words: dict[str, Hotword] = {}
     problems = []
@@ -104,7 +108,7 @@ def parse_lines(lines: Iterable[str], where: str) -> tuple[Hotword, ...]:
 
 
 def _weight(text: str) -> float | None:
-    """The number it says; None where it says none."""
+    """The finite number in ``text``; None where there is none."""
     try:
         weight = float(text)
     except ValueError:
@@ -112,10 +116,17 @@ def _weight(text: str) -> float | None:
     return weight if math.isfinite(weight) else None
 
 
+def _expand(setting: str) -> Path:
+    try:
+        return expand(setting)
+    except FileInvalid as error:
+        raise ConfigInvalid([f"hotwords: {setting} {error}"]) from error
+
+
 def _read(path: Path) -> tuple[Hotword, ...]:
     try:
-        return parse_lines(path.read_text(encoding="utf-8-sig").splitlines(), f"hotwords: {path}")
+        return parse_lines(read_text(path, MAX_FILE_BYTES).splitlines(), f"hotwords: {path}")
     except OSError as error:
         raise ConfigInvalid([f"hotwords: {path} cannot be read ({error.strerror})"]) from error
-    except UnicodeDecodeError as error:
-        raise ConfigInvalid([f"hotwords: {path} is not UTF-8 text (byte {error.start})"]) from error
+    except FileInvalid as error:
+        raise ConfigInvalid([f"hotwords: {path} {error}"]) from error

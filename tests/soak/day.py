@@ -32,9 +32,12 @@ from fakes import CountingRecognizer, LoudnessVad  # noqa: E402
 from harness import example, example_names, resident_bytes  # noqa: E402
 
 from voice.audio import SAMPLE_RATE_HZ, AudioBlock  # noqa: E402
-from voice.build import build_service, locate_models  # noqa: E402
+from voice.build import build_pipeline  # noqa: E402
 from voice.config import load_settings  # noqa: E402
+from voice.hotword_list import HotwordList  # noqa: E402
+from voice.losses import LossLedger  # noqa: E402
 from voice.models.torch_setup import limit_spinning  # noqa: E402
+from voice.models.weights import load_models, locate_models  # noqa: E402
 from voice.output.events import AnyEvent, FinalEvent, PartialEvent  # noqa: E402
 from voice.output.writer import EventWriter  # noqa: E402
 
@@ -103,8 +106,10 @@ def live(hours: float, real_share: float, *, progress: bool = False) -> Findings
     """So many hours of the day."""
     limit_spinning()
     settings = load_settings({"embedded": True, "hotwords": ["周杰伦 20", "空气净化器"]}, environment={})
-    pipeline = build_service(settings, "streaming", locate_models(settings)).pipeline
-    pipeline._vad = vad = Switching(pipeline._vad, LoudnessVad())  # type: ignore[assignment]
+    models = load_models(locate_models(settings), settings)
+    built = build_pipeline(settings, "streaming", models, ledger=LossLedger(), hotwords=HotwordList(settings.hotwords))
+    pipeline = built.pipeline
+    pipeline._detector._vad = vad = Switching(pipeline._detector._vad, LoudnessVad())  # type: ignore[assignment]
     pipeline._recognizer = recognizer = Switching(pipeline._recognizer, CountingRecognizer())  # type: ignore[assignment]
     pipeline._finalizer = finalizer = Switching(pipeline._finalizer, type(pipeline._finalizer)())  # type: ignore[assignment]
     findings, check = Findings(), Guarantees()
@@ -116,7 +121,7 @@ def live(hours: float, real_share: float, *, progress: bool = False) -> Findings
             for switch in (vad, recognizer, finalizer):
                 switch.use_real = at_sec % SAMPLE_EVERY_SEC < real_share * SAMPLE_EVERY_SEC
             recognizer.cheap.streams.clear()
-        for event in [*pipeline.process(block), *pipeline.late_emotions()]:
+        for event in [*pipeline.process(block), *pipeline.late_labels()]:
             check(event)
             writer.write(event)
         pipeline.take_summaries()
@@ -125,7 +130,7 @@ def live(hours: float, real_share: float, *, progress: bool = False) -> Findings
             sample(findings, at_sec)
             if progress:
                 print(f"{at_sec / 3_600:5.2f} h  {findings.resident_mb[-1][1]:.1f} MB", file=sys.stderr, flush=True)
-    for event in [*pipeline.finish("end_of_input"), *pipeline.late_emotions(10, last=True)]:
+    for event in [*pipeline.finish("end_of_input"), *pipeline.late_labels(10, last=True)]:
         check(event)
     sample(findings, hours * 3_600)
     findings.finals, findings.lost_ms, findings.errors = check.finals, pipeline.totals.lost_ms, pipeline.totals.errors

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +22,9 @@ from evaluate import CONDITIONS, NOISES, SYNTHESIZERS, expected_calibration_erro
 from features import WORKSPACE
 from tqdm import tqdm
 
+from voice.recognition.posteriors import TokenPosteriors
 from voice.recognition.recognizer import Recognizer
-from voice.recognition.search import Reading
-from voice.recognition.torch_engine import Paraformer
+from voice.recognition.search import TokenSearch
 from voice.transcript import Token
 
 TEMPERATURES = np.exp(np.linspace(math.log(0.3), math.log(3), 47))
@@ -51,15 +51,14 @@ def heard(recognizer: Recognizer, per_kind: int, first: int) -> Iterator[tuple[s
 def fit(directory: Path, per_kind: int) -> float:
     """The temperature under which confidences explain best which tokens are right."""
     rows: dict[tuple[int, int, str], np.ndarray] = {}
-    decode = Paraformer.decode
+    advance = TokenSearch.advance
 
-    def recorded(self: Paraformer, *arguments: object) -> tuple[list[Reading], list[Reading]]:
-        readings, ahead = decode(self, *arguments)  # type: ignore[arg-type]
-        for reading in readings:
-            rows[reading.start_sample, reading.end_sample, self.vocabulary.tokens[reading.likeliest_id]] = reading.log_posteriors
-        return readings, ahead
+    def recorded(self: TokenSearch, firings: Sequence[TokenPosteriors]) -> list[Token]:
+        for firing in firings:
+            rows[firing.start_sample, firing.end_sample, self.vocabulary.tokens[firing.likeliest_id]] = firing.log_posteriors
+        return advance(self, firings)
 
-    Paraformer.decode = recorded  # type: ignore[method-assign, assignment]
+    TokenSearch.advance = recorded  # type: ignore[method-assign]
     logits, right = [], []
     for reference, tokens in heard(recognizers(directory)["streaming"], per_kind, EVALUATED):
         logits += [rows[token.start_sample, token.end_sample, token.text] for token in tokens]

@@ -41,7 +41,7 @@ from voice.finalization.punctuation import CtTransformer
 from voice.models.loader import load_model
 from voice.recognition.hotwords import HotwordGraphs
 from voice.recognition.recognizer import Recognizer
-from voice.recognition.torch_engine import Paraformer
+from voice.recognition.torch_engine import TorchEngine
 from voice.transcript import Hypothesis, Token
 
 SYNTHESIZERS = ("neural", "espeak", "kokoro")
@@ -72,7 +72,7 @@ def character_errors(reference: str, hypothesis: str) -> int:
 
 def recognizers(directory: Path) -> dict[str, Recognizer]:
     """Both modes with the settings of config/default.yaml."""
-    model = Paraformer(load_model(directory, "ParaformerStreaming", "cpu"))
+    model = TorchEngine(load_model(directory, "ParaformerStreaming", "cpu"))
     settings, hotwords = load_settings({}, environment={}), HotwordGraphs(lambda: (), model.vocabulary.tokens)
     modes: tuple[Mode, ...] = ("streaming", "sliced")
     return {mode: build_recognizer(settings, mode, model, hotwords) for mode in modes}

@@ -21,7 +21,7 @@ from voice.config import load_settings
 from voice.models.loader import load_model
 from voice.recognition.hotwords import HotwordGraphs
 from voice.recognition.recognizer import Recognizer
-from voice.recognition.torch_engine import Paraformer
+from voice.recognition.torch_engine import TorchEngine
 
 _BEFORE, _BEHIND = 4_800, 8_000  # the silence that test_utterances puts around each clip
 Spoken = tuple[str, np.ndarray]
@@ -56,7 +56,7 @@ def main() -> None:
 
 def recognizers(directory: Path, contexts: list[float], edges: list[int]) -> dict[str, Recognizer]:
     """Streaming, and sliced with each pair."""
-    model = Paraformer(load_model(directory, "ParaformerStreaming", "cpu"))
+    model = TorchEngine(load_model(directory, "ParaformerStreaming", "cpu"))
     hotwords = HotwordGraphs(lambda: (), model.vocabulary.tokens)
     rows = {"streaming": build_recognizer(load_settings({}, environment={}), "streaming", model, hotwords)}
     for context_sec, edge_ms in itertools.product(contexts, edges):

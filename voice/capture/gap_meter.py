@@ -1,102 +1,103 @@
-"""How much a device lost, told by the clock: blocks' times of arrival -> frames that are missing before them.
+"""Measures lost audio by the clock: arrival time and length of each block -> frames that are missing before it.
 
-PortAudio says that there was an overflow, not how long it was; sound servers drop what they cannot hold without a word; and a machine
-that slept has a gap that nobody reports. In all of them the clock runs ahead of the frames, and stays ahead. A callback that is only
-late catches up. Runs in the PortAudio callback.
+PortAudio reports that an overflow happened, not how long it was. Sound servers drop what they cannot hold without a report, and no
+report comes for the time in which the machine slept. In each of these cases the clock has advanced further than the delivered frames,
+and the difference stays. When a callback was only late, the difference disappears with the next blocks.
+
+State: delivered frames, start time and least delay of one opening of a device. Runs in the PortAudio callback; raises nothing.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-import time
 from dataclasses import dataclass
 
 _CLOCK_SLACK_SEC = 0.1
-"""Callbacks come in bursts: so much of a difference between the clock and the frames is no loss."""
+"""Blocks arrive in bursts: a difference between clock and frames below this is no loss."""
 _DRIFT_WINDOW_SEC = 60.0
-_AHEAD_SEC = 0.5
-_MOST_HELD_SEC = 60.0
-"""No device and no sound server holds more for a process that does not read: PulseAudio was seen to hold 12 s."""
+"""The least delay is taken over one to two of these, because the clocks of device and machine drift apart."""
+_EXCESS_SEC = 0.5
 _SETTLED_SEC = 2.0
-"""A clock that runs ahead by more than the one for longer than the other tells of a loss that nobody reported: late frames come sooner."""
-
-
-def clock_sec() -> float:
-    """Seconds on a clock that never goes back and runs on while the machine sleeps."""
-    if hasattr(time, "CLOCK_BOOTTIME"):
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
-    if sys.platform == "darwin":
-        return time.clock_gettime(time.CLOCK_MONOTONIC)  # Python's own stops in its sleep there
-    return time.monotonic()
+"""When the clock stays more than ``_EXCESS_SEC`` ahead of the delivered frames for ``_SETTLED_SEC``, the difference is audio that was
+lost: frames that are only late would have arrived by then."""
+_MOST_HELD_SEC = 60.0
+"""An excess above this is a loss at once. No device and no sound server holds so much audio for a process that does not read it:
+PulseAudio was seen to hold 12 s."""
 
 
 @dataclass(slots=True)
-class _Ahead:
-    """A time in which the clock was ahead of the frames, by much the same all along."""
+class _Excess:
+    """A time during which the clock has been ahead of the delivered frames by a nearly constant length. All in seconds."""
 
     since: float
     first_sec: float
+    """Excess at ``since``."""
     least_sec: float
-    heard_sec: float = 0.0
-    """Audio that was delivered meanwhile."""
+    """Least excess since then."""
+    delivered_sec: float = 0.0
+    """Length of the audio that arrived since then."""
 
 
 class GapMeter:
-    """One opening of a device."""
+    """Meter for one opening of a device."""
 
     def __init__(self) -> None:
         self._started_at: float | None = None
         self._frames = 0
-        self._dropped = 0
-        # The least delay of the last two windows: clocks drift apart, 100 ppm make a second in three hours.
+        # The least delay in the last two windows. Clocks drift apart: 100 ppm make 1 s in three hours.
         self._window_end = 0.0
         self._least_delays_sec = (math.inf, math.inf)
-        self._ahead: _Ahead | None = None
-
-    def drop(self, num_frames: int) -> None:
-        """Frames that were delivered but found no place; the next block reports them."""
-        self._dropped += num_frames
-
-    def take_dropped(self) -> int:
-        """What no block has reported."""
-        dropped, self._dropped = self._dropped, 0
-        return dropped
+        self._excess: _Excess | None = None
 
     def lost_frames(self, now: float, num_frames: int, rate_hz: int, *, overflowed: bool) -> tuple[int, int]:
-        """Frames lost directly before the ``num_frames`` that are delivered ``now``, and some ``_SETTLED_SEC`` before them."""
+        """Account for a block.
+
+        Args:
+            now: time of its arrival, in seconds.
+            num_frames: its length.
+            rate_hz: frames per second.
+            overflowed: PortAudio reported that input was discarded before it.
+
+        Returns:
+            Frames that were lost directly before the block, and frames that were lost about ``_SETTLED_SEC`` before it, which turns
+            out only now. At most one of them is not 0.
+        """
         if self._started_at is None:
             self._started_at = now - num_frames / rate_hz
         delay_sec = now - self._started_at - (self._frames + num_frames) / rate_hz
         usual_sec = min(*self._least_delays_sec, delay_sec)
-        ahead_sec = delay_sec - usual_sec
-        lost = earlier = 0
+        excess_sec = delay_sec - usual_sec
+        lost = late = 0
         if overflowed:
-            lost = round(max(ahead_sec - _CLOCK_SLACK_SEC, num_frames / rate_hz) * rate_hz)
-        elif ahead_sec > _MOST_HELD_SEC:  # the machine slept: what comes now does not belong to what was said before
-            lost = round((ahead_sec - _CLOCK_SLACK_SEC) * rate_hz)
+            lost = round(max(excess_sec - _CLOCK_SLACK_SEC, num_frames / rate_hz) * rate_hz)
+        elif excess_sec > _MOST_HELD_SEC:  # the machine slept
+            lost = round((excess_sec - _CLOCK_SLACK_SEC) * rate_hz)
         else:
-            earlier = round(self._unreported_sec(now, ahead_sec, num_frames / rate_hz) * rate_hz)
-        if lost or earlier:
-            delay_sec -= (lost + earlier) / rate_hz
-            self._ahead = None
+            late = round(self._unreported_sec(now, excess_sec, num_frames / rate_hz) * rate_hz)
+        if lost or late:
+            delay_sec -= (lost + late) / rate_hz
+            self._excess = None
         if now >= self._window_end:
             self._window_end = now + _DRIFT_WINDOW_SEC
             self._least_delays_sec = (self._least_delays_sec[1], delay_sec)
         self._least_delays_sec = (self._least_delays_sec[0], min(self._least_delays_sec[1], delay_sec))
-        self._frames += num_frames + lost + earlier
-        return lost + self.take_dropped(), earlier
+        self._frames += num_frames + lost + late
+        return lost, late
 
-    def _unreported_sec(self, now: float, ahead_sec: float, heard_sec: float) -> float:
-        """What was lost, once the clock has been ahead for a while and what waited somewhere is not what comes now; else 0."""
-        if ahead_sec < _AHEAD_SEC:
-            self._ahead = None
+    def _unreported_sec(self, now: float, excess_sec: float, delivered_sec: float) -> float:
+        """Length of a loss that nobody reported, once the excess has lasted for ``_SETTLED_SEC``; else 0.
+
+        It must last both by the clock and in delivered audio: after a long pause of this process, blocks that waited in a sound
+        server arrive at first.
+        """
+        if excess_sec < _EXCESS_SEC:
+            self._excess = None
             return 0.0
-        ahead = self._ahead
-        if ahead is None or ahead_sec < ahead.first_sec - _CLOCK_SLACK_SEC:  # frames that waited still come in
-            self._ahead = _Ahead(now, ahead_sec, ahead_sec)
+        excess = self._excess
+        if excess is None or excess_sec < excess.first_sec - _CLOCK_SLACK_SEC:  # it shrinks: frames that were late are arriving
+            self._excess = _Excess(now, excess_sec, excess_sec)
             return 0.0
-        ahead.least_sec = min(ahead.least_sec, ahead_sec)
-        ahead.heard_sec += heard_sec
-        settled = min(now - ahead.since, ahead.heard_sec) > _SETTLED_SEC
-        return ahead.least_sec - _CLOCK_SLACK_SEC if settled else 0.0
+        excess.least_sec = min(excess.least_sec, excess_sec)
+        excess.delivered_sec += delivered_sec
+        settled = min(now - excess.since, excess.delivered_sec) > _SETTLED_SEC
+        return excess.least_sec - _CLOCK_SLACK_SEC if settled else 0.0

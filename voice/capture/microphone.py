@@ -1,67 +1,100 @@
-"""The microphone -> ``AudioBlock``, through PortAudio, for as long as the process lives.
+"""The microphone -> ``AudioBlock``, through PortAudio, for as long as the process lives: the policy of a device that comes and goes.
 
-The PortAudio callback copies, stamps and enqueues, nothing else. Every other PortAudio call runs on the capture-control thread, because
-they can hang; nobody waits for one without a deadline, and a thread that hangs is left behind. A microphone that goes away is said once,
-then PortAudio is started anew and the device looked for by its name until it is back; the first block after that carries the gap. Holds
-the queue between callback and worker: bounded in seconds, full it drops the newest, and what was lost is carried by the next block
-that fits. ``sounddevice`` is imported on the control thread, so that a machine without PortAudio still runs on files.
+One state, owned by the reading thread::
+
+    OPENING   -> CAPTURING   opened
+              -> SEARCHING   it failed: raised by the first read
+    CAPTURING -> REOPENING   nothing but zeros
+              -> SEARCHING   stalled, ended, or moved to another source: raised
+    REOPENING -> CAPTURING   delivers again
+              -> SEARCHING   the one silent try failed: raised
+    SEARCHING -> CAPTURING   delivers again
+    any       -> CLOSED      close()
+
+Each loss is raised once, then the device is looked for until it is back: with the first block of an opening which, where a sound server
+is known, is on the source that was chosen first. Lost audio is reported to the ``LossLedger``: by the callback (``portaudio``), for the
+time away by the next opening, or by ``close``. All PortAudio calls run on a control thread with a deadline (``opener``).
 """
 
 from __future__ import annotations
 
+import enum
 import math
-import time
-from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any
 
 import structlog
 
 from voice.audio import AudioBlock
-from voice.capture.gap_meter import clock_sec
-from voice.capture.portaudio import BlockQueue, Capture, ControlThread, MicrophoneSettings, close_unwanted, import_sounddevice, result_of
-from voice.errors import AudioDeviceUnavailable, ConfigInvalid, describe
+from voice.capture.opener import Opener
+from voice.capture.portaudio import BlockQueue, Capture, MicrophoneSettings
+from voice.capture.sound_server import Source, Stream
+from voice.capture.source import AudioFormat
+from voice.errors import AudioDeviceLost, AudioDeviceUnavailable, ConfigInvalid, describe
+from voice.losses import LossLedger
+from voice.process.clock import clock_sec
 
-_OPEN_TIMEOUT_SEC = 15.0
-_CLOSE_TIMEOUT_SEC = 2.0
 _ABSENT_SEC = 1.0
-"""Between two signs of life of the reading thread, or within a read: then this process was away, not the microphone."""
-_FIRST_RETRY_SEC, _LONGEST_RETRY_SEC = 0.25, 1.0
-"""A try costs 20 ms of compute; 2 s apart, a monitor source that came back was heard after 4 s, with 1 s after 2.1."""
+"""When this much time passed between two reads, or within one, this process stood still, not the microphone."""
 
 log = structlog.get_logger()
+
+
+class State(enum.Enum):
+    """What the microphone is doing."""
+
+    OPENING = enum.auto()
+    """The first opening, in the constructor."""
+    CAPTURING = enum.auto()
+    """The device is open and its blocks are delivered."""
+    REOPENING = enum.auto()
+    """The device delivered only zeros: one silent try to open it anew."""
+    SEARCHING = enum.auto()
+    """A loss was raised, or is raised by the next read; the device is looked for."""
+    CLOSED = enum.auto()
+    """``close`` was called; blocks that wait can be read."""
 
 
 class Microphone:
     """A microphone that may come and go. Used by one thread."""
 
-    def __init__(self, settings: MicrophoneSettings) -> None:
+    def __init__(self, settings: MicrophoneSettings, ledger: LossLedger) -> None:
         """Open the device.
+
+        Args:
+            settings: which device, and how to watch it.
+            ledger: where lost audio is reported.
 
         Raises:
             AudioDeviceUnavailable: no PortAudio; or, unless it is waited for, no such device, or it cannot be opened in time.
             ConfigInvalid: a device index that does not exist.
         """
         self._settings = settings
+        self._ledger = ledger
+        self._state = State.OPENING
         self._queue = BlockQueue(settings.queue_sec)
-        self._control = ControlThread()
-        self._capture: Capture | None = None
-        self._opening: Future[Capture] | None = None
-        self._opening_until = self._next_try_at = 0.0
-        self._retry_sec = _FIRST_RETRY_SEC
+        self._zeros = ZerosWatch(settings.zeros_sec)
+        self._opener = Opener(settings, self._queue, ledger)
+        self._capture: Capture | None = None  # set while CAPTURING
+        self._format: AudioFormat | None = None
+        self._failure: AudioDeviceUnavailable | None = None  # raised by the next read that finds no block
         self._audio_ended_at: float | None = None
-        self._zeros_sec = 0.0
-        self._awake_at = self._watching_since = -math.inf
-        self._failure: AudioDeviceUnavailable | None = None
-        self._last_loss: AudioBlock | None = None
-        self.ended = False
-        self._call(import_sounddevice, _OPEN_TIMEOUT_SEC)
+        self._read_at = self._watching_since = -math.inf
         try:
-            self._capture = self._call(lambda: self._open(anew=False), _OPEN_TIMEOUT_SEC)
-        except AudioDeviceUnavailable as error:
-            if not settings.wait_for_device:
+            self._accept(self._opener.open())
+        except (AudioDeviceUnavailable, ConfigInvalid) as error:
+            if isinstance(error, ConfigInvalid) or not settings.wait_for_device:
+                self._opener.close(None)
                 raise
-            self._failure = error
+            self._state, self._failure = State.SEARCHING, error
+
+    @property
+    def format(self) -> AudioFormat | None:
+        """Format of the current opening; None until its first block was read."""
+        return self._format
+
+    @property
+    def ended(self) -> bool:
+        """Whether it was closed."""
+        return self._state is State.CLOSED
 
     @property
     def recovers(self) -> bool:
@@ -77,101 +110,142 @@ class Microphone:
         """The next block, or None when there was none in time.
 
         Raises:
-            AudioDeviceUnavailable: the device is not there, or went away; said once until it is back.
+            AudioDeviceUnavailable: the device is not there, or went away; each loss is raised once, behind the blocks before it.
         """
+        block = self._next_block(timeout_sec if self._state is State.CAPTURING else 0)
+        if block is not None or self._state is State.CLOSED:
+            return block
+        if self._capture is not None:
+            self._failure = self._capture.failure(self._settings.stall_sec, self._watching_since)
+            if self._failure:
+                self._abandon(self._capture, State.SEARCHING)
+        elif self._failure is None:
+            self._search(timeout_sec)
         if self._failure:
             failure, self._failure = self._failure, None
             raise failure
-        self._notice_absence()
-        block = self._queue.get(0 if self.ended or self._capture is None else timeout_sec)
-        self._notice_absence()
-        if block is not None:
-            self._watch_for_zeros(block)
-            return block
-        if self.ended:
-            block, self._last_loss = self._last_loss, None
-            return block
-        if self._capture is None:
-            self._reopen(timeout_sec)
-        elif lost := self._capture.failure(self._settings.stall_sec, self._watching_since):
-            self._abandon()
-            raise lost
         return None
 
     def close(self) -> None:
-        """Stop the device. A PortAudio that hangs is left behind on its thread. What waits can be read, and what found no room at last."""
-        if self.ended:
+        """Stop the device. A PortAudio that hangs is left behind on its thread. Blocks that wait can still be read."""
+        if self._state is State.CLOSED:
             return
-        self.ended = True
-        if self._capture is None:
-            return
-        try:
-            self._call(self._capture.close, _CLOSE_TIMEOUT_SEC)
-        except AudioDeviceUnavailable as error:
-            log.warning("microphone_close_failed", device=self._capture.name, error=describe(error))
-        self._last_loss = self._capture.last_loss()
+        announced = self._state is State.SEARCHING and self._failure is None
+        self._state = State.CLOSED
+        now, ended_at, delivers = clock_sec(), self._audio_ended_at, False
+        self._opener.close(self._capture)
+        if self._capture is not None:
+            ended_at, delivers = self._capture.audio_ended_at, self._capture.delivered
+        if ended_at is not None and not delivers:
+            self._ledger.report(now - ended_at, "the microphone was away", announced=announced)
 
-    def _call(self, call: Callable[[], Any], timeout_sec: float) -> Any:
-        """Have it done on the control thread."""
-        return result_of(self._control.submit(call), timeout_sec)
+    def _next_block(self, timeout_sec: float) -> AudioBlock | None:
+        """The oldest block in the queue that may be delivered."""
+        while True:
+            self._notice_absence()
+            captured = self._queue.get(timeout_sec)
+            self._notice_absence()
+            self._watch_source()
+            if captured is None:
+                return None
+            timeout_sec = 0
+            capture, block = captured
+            if capture.trusted_until is not None:
+                block, untrusted = block.split(capture.trusted_until)
+                self._ledger.report(untrusted.duration_sec, "the microphone was moved", announced=True)
+            if len(block.samples):
+                if capture is self._capture and self._state is State.CAPTURING:
+                    self._note(capture, block)
+                return block
 
-    def _open(self, *, anew: bool) -> Capture:
-        """Control thread. PortAudio knows only the devices that were there when it was started."""
-        sounddevice = import_sounddevice()
-        if anew:
-            sounddevice._terminate()  # noqa: SLF001 -- the only way to start PortAudio anew
-            sounddevice._initialize()  # noqa: SLF001
-        return Capture(sounddevice, self._settings, self._queue, self._audio_ended_at)
+    def _note(self, capture: Capture, block: AudioBlock) -> None:
+        """Keep what a block of the current opening tells."""
+        if self._format is None:
+            stream = self._stream_of(capture)
+            self._format = AudioFormat(stream.source.description if stream else capture.name, capture.rate_hz, capture.channels)
+        if self._zeros.is_stuck(block):
+            log.warning(
+                "microphone_delivers_zeros", device=capture.name, seconds=round(self._settings.zeros_sec), action="opened anew, once"
+            )
+            self._abandon(capture, State.REOPENING)
 
     def _notice_absence(self) -> None:
-        """A process that was frozen does not take that for the microphone's silence: what waits in the device comes first."""
-        now, before = clock_sec(), self._awake_at
-        self._awake_at = now
+        """After this process stood still, blocks that waited in the device arrive first: that silence is not the microphone's."""
+        now, before = clock_sec(), self._read_at
+        self._read_at = now
         if now - before > _ABSENT_SEC:
             self._watching_since = now
 
-    def _abandon(self) -> None:
-        """The device is of no use any more; begin to look for it."""
-        capture, self._capture = self._capture, None
-        if capture:
-            capture.retire()
-            self._audio_ended_at = capture.last_frame_at
-            self._control.submit(capture.close)  # before the next opening, on the same thread
-        self._retry_sec, self._next_try_at = _FIRST_RETRY_SEC, clock_sec()
-        self._zeros_sec = 0.0
-
-    def _reopen(self, timeout_sec: float) -> None:
-        """Go on with the search, for so long."""
-        now = clock_sec()
-        if self._opening is None:
-            if now < self._next_try_at:
-                time.sleep(min(timeout_sec, self._next_try_at - now))
-                return
-            self._opening = self._control.submit(lambda: self._open(anew=True))
-            self._opening_until = now + _OPEN_TIMEOUT_SEC
-        try:
-            self._capture = result_of(self._opening, timeout_sec)
-        except AudioDeviceUnavailable as error:
-            if not self._opening.done():
-                if clock_sec() < self._opening_until:
-                    return
-                self._control = ControlThread()  # the old one hangs
-                self._opening.add_done_callback(close_unwanted)
-            log.debug("microphone_not_back", error=describe(error), again_in_sec=self._retry_sec)
-        except ConfigInvalid as error:  # an index that is not there for now
-            log.debug("microphone_not_back", error=describe(error), again_in_sec=self._retry_sec)
-        self._opening = None
-        self._next_try_at = clock_sec() + self._retry_sec
-        self._retry_sec = min(2 * self._retry_sec, _LONGEST_RETRY_SEC)
-
-    def _watch_for_zeros(self, block: AudioBlock) -> None:
-        """Exact silence is legal, a muted microphone; but some drivers fall into it for good. So open once more in each episode."""
-        if block.samples.any():
-            self._zeros_sec = 0.0
+    def _watch_source(self) -> None:
+        """Give the device up when the sound server moved our stream; blocks captured since it was last seen in place are not trusted."""
+        capture = self._capture if self._state is State.CAPTURING else None
+        stream = self._stream_of(capture) if capture else None
+        if capture is None or stream is None:
             return
-        before, self._zeros_sec = self._zeros_sec, self._zeros_sec + block.duration_sec
-        limit = self._settings.zeros_sec
-        if limit and before < limit <= self._zeros_sec and self._capture:
-            log.warning("microphone_delivers_zeros", device=self._capture.name, seconds=round(limit), action="opened anew, once")
-            self._abandon()
-            self._zeros_sec = 2 * limit  # the episode goes on
+        if self._opener.home is None and self._settings.device is not None:
+            self._opener.home = stream.source
+        chosen = self._opener.home or stream.source
+        now_on = stream.moved_to or stream.source
+        if now_on.name == chosen.name:
+            return
+        capture.trusted_until = stream.verified_at if stream.source.name == chosen.name else capture.opened_at
+        self._failure = AudioDeviceLost(f"'{capture.name}' was moved {_from_to(chosen, now_on)} by the sound server")
+        self._abandon(capture, State.SEARCHING)
+
+    def _stream_of(self, capture: Capture) -> Stream | None:
+        """Its stream on the sound server; None where there is none, or not yet."""
+        if capture.stream is None:
+            capture.stream = self._opener.sound_server.newest_stream(capture.opened_at)
+        return capture.stream
+
+    def _abandon(self, capture: Capture, state: State) -> None:
+        """Stop using the device; it is opened anew."""
+        self._opener.abandon(capture)
+        self._capture, self._state, self._format = None, state, None
+        self._audio_ended_at = capture.audio_ended_at
+
+    def _search(self, timeout_sec: float) -> None:
+        """Go on opening the device anew for this long. A failed try is an event only in REOPENING: in SEARCHING the loss was raised."""
+        try:
+            capture = self._opener.open_anew(timeout_sec)
+            if capture is not None:
+                self._accept(capture)
+        except (AudioDeviceUnavailable, ConfigInvalid) as error:
+            log.debug("microphone_not_back", error=describe(error))
+            if self._state is State.REOPENING:
+                self._failure = AudioDeviceLost(f"the microphone delivered only zeros and could not be opened again: {describe(error)}")
+            self._state = State.SEARCHING
+
+    def _accept(self, capture: Capture) -> None:
+        """Deliver the blocks of this opening from now on."""
+        self._capture, self._state = capture, State.CAPTURING
+        capture.accept(self._audio_ended_at)
+        source = capture.stream.source.description if capture.stream else None
+        log.info("microphone_opened", device=capture.name, rate_hz=capture.rate_hz, source=source)
+
+
+class ZerosWatch:
+    """Finds a device that delivers nothing but zeros. They are legal, from a muted microphone, but some drivers that hang do the same."""
+
+    def __init__(self, limit_sec: float) -> None:
+        """Set the limit.
+
+        Args:
+            limit_sec: silence before the device counts as stuck; 0 never.
+        """
+        self._limit_sec = limit_sec
+        self._silent_sec = 0.0
+
+    def is_stuck(self, block: AudioBlock) -> bool:
+        """Whether this block completes the limit; True once in each period of silence."""
+        if block.samples.any():
+            self._silent_sec = 0.0
+            return False
+        before, self._silent_sec = self._silent_sec, self._silent_sec + block.duration_sec
+        return before < self._limit_sec <= self._silent_sec
+
+
+def _from_to(old: Source, new: Source) -> str:
+    if old.description == new.description:
+        return f"from '{old.name}' to '{new.name}'"
+    return f"from '{old.description}' to '{new.description}'"

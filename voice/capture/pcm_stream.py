@@ -1,19 +1,25 @@
-"""Raw PCM on a pipe -> ``AudioBlock``: signed 16 bit little-endian mono.
+"""Raw PCM on a descriptor (signed 16 bit little-endian mono) -> ``AudioBlock``.
 
-A thread of its own reads the pipe, so that the worker can answer signals; it stops reading while the worker is behind (nothing is ever
-dropped, the writer of the pipe waits). Holds an odd byte until its other half comes.
+Stage: capture. State: the bytes of a sample that is not whole yet, and a queue of blocks.
+Thread: a daemon thread reads the descriptor, so that the worker can answer signals while the pipe is silent; ``read`` and ``close`` are
+called on the worker thread. The reading thread waits while the worker is behind, and then so does the program that writes the pipe:
+nothing is dropped.
+Raises: ``InputUnreadable``, also for a stream that begins with the header of an audio file.
 """
 
 from __future__ import annotations
 
 import os
 import queue
+import select
 import threading
 
 import numpy as np
 import structlog
 
 from voice.audio import AudioBlock
+from voice.capture.container import MAX_HEADER_BYTES, container_of, is_undecided
+from voice.capture.source import AudioFormat
 from voice.errors import InputUnreadable, describe
 
 _BLOCK_SEC = 0.1
@@ -24,7 +30,7 @@ log = structlog.get_logger()
 
 
 class PcmStream:
-    """A pipe that is being read."""
+    """A stream of samples that is being read."""
 
     recovers = False
 
@@ -32,6 +38,7 @@ class PcmStream:
 
     def __init__(self, file_descriptor: int, rate_hz: int) -> None:
         self.ended = False
+        self.format = AudioFormat("stdin", rate_hz, 1)
         self._rate_hz = rate_hz
         self._file_descriptor = file_descriptor
         self._closing = threading.Event()
@@ -39,11 +46,11 @@ class PcmStream:
         self._places = threading.Semaphore(_QUEUED_BLOCKS)
         if os.isatty(file_descriptor):
             raise InputUnreadable("stdin is a terminal, not a stream of s16le PCM samples")
-        self._thread = threading.Thread(target=self._read_pipe, name="pcm-reader", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="pcm-reader", daemon=True)
         self._thread.start()
 
     def read(self, timeout_sec: float) -> AudioBlock | None:
-        """The next block of up to 0.1 s; None when none came in time or the pipe was closed."""
+        """The next block of up to 0.1 s; None when none came in time or the stream ended."""
         try:
             item = self._blocks.get(timeout=timeout_sec) if timeout_sec > 0 else self._blocks.get_nowait()
         except queue.Empty:
@@ -57,32 +64,63 @@ class PcmStream:
         return None
 
     def close(self) -> None:
-        """Read no more; what was read waits for ``read``. The thread is a daemon: a silent pipe holds nobody up."""
+        """Stop reading; blocks that were read can still be taken. The thread is a daemon: a silent pipe does not delay the exit."""
         self._closing.set()
-        self._thread.join(_CLOSE_SEC)  # for the block it may hold
+        self._thread.join(_CLOSE_SEC)  # it may hold a block
         self.ended = True
 
-    def _read_pipe(self) -> None:
-        num_bytes = 2 * round(self._rate_hz * _BLOCK_SEC)
-        odd = b""
+    def _run(self) -> None:
         last: InputUnreadable | None = None
         try:
-            while data := os.read(self._file_descriptor, num_bytes - len(odd)):
-                data = odd + data
-                whole = len(data) // 2 * 2
-                odd = data[whole:]
-                if whole:
-                    self._put(AudioBlock(_decode(data[:whole]), self._rate_hz))
-                if self._closing.is_set():
-                    return
+            self._read_blocks()
+        except InputUnreadable as error:
+            last = error
         except OSError as error:
             last = InputUnreadable(f"stdin cannot be read: {describe(error)}")
-        if odd:
-            log.warning("odd_pcm_byte_ignored", hint="the stream ended inside a 16 bit sample")
         self._put(last)
 
+    def _read_blocks(self) -> None:
+        """Read until the end of the stream or ``close``."""
+        num_bytes = 2 * round(self._rate_hz * _BLOCK_SEC)
+        data = self._read_start()
+        while data:
+            whole = len(data) // 2 * 2
+            if whole:
+                self._put(AudioBlock(_decode(data[:whole]), self._rate_hz))
+            if self._closing.is_set():
+                return
+            odd = data[whole:]
+            more = self._read_bytes(num_bytes - len(odd))
+            if odd and not more:
+                log.warning("odd_pcm_byte_ignored", hint="the stream ended inside a 16 bit sample")
+            data = odd + more if more else b""
+
+    def _read_start(self) -> bytes:
+        """The first bytes, as many as it takes to see that they are no header of an audio file."""
+        start = b""
+        while more := self._read_bytes(MAX_HEADER_BYTES):
+            start += more
+            if container := container_of(start):
+                convert = f"ffmpeg -loglevel error -i FILE -f s16le -ac 1 -ar {self._rate_hz} - | ... --input -"
+                raise InputUnreadable(
+                    f"stdin holds a {container} file, not raw s16le PCM samples; use --input FILE, or convert it: {convert}"
+                )
+            if not is_undecided(start):
+                break
+        return start
+
+    def _read_bytes(self, max_bytes: int) -> bytes:
+        """Read what there is, at least one byte; none at the end. A descriptor that does not block is waited for."""
+        while True:
+            try:
+                return os.read(self._file_descriptor, max_bytes)
+            except BlockingIOError:
+                poll = select.poll()
+                poll.register(self._file_descriptor, select.POLLIN)
+                poll.poll()
+
     def _put(self, item: AudioBlock | InputUnreadable | None) -> None:
-        """Wait for a free place; what was read when the stream is closed goes in all the same."""
+        """Queue a block; wait for a free place, except while the stream is being closed."""
         while not self._places.acquire(timeout=_CLOSE_SEC / 10) and not self._closing.is_set():
             pass
         self._blocks.put(item)

@@ -1,7 +1,8 @@
 """PortAudio: one opening of a device, the queue behind its callback, and the thread on which all of PortAudio's calls run.
 
-The callback copies, stamps and enqueues, nothing else. Every other call runs on a ``ControlThread``, because it can hang; a thread that
-hangs is left behind. ``sounddevice`` is imported there, so that a machine without PortAudio still runs on files.
+Frames of a device -> ``AudioBlock`` in a ``BlockQueue``; lost audio is reported to the ``LossLedger``. The callback measures, copies
+and enqueues, nothing else. Every other call runs on a ``ControlThread``, because it can hang; a thread that hangs is left behind.
+``sounddevice`` is imported there, so that a machine without PortAudio still runs on files. Raises ``AudioDeviceUnavailable``.
 """
 
 from __future__ import annotations
@@ -15,17 +16,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import structlog
 
 from voice.audio import AudioBlock
 from voice.capture.devices import find_device
-from voice.capture.gap_meter import GapMeter, clock_sec
+from voice.capture.gap_meter import GapMeter
+from voice.capture.sound_server import Stream
 from voice.errors import AudioDeviceLost, AudioDeviceUnavailable, AudioStalled, ConfigInvalid, InputError, describe
+from voice.losses import LossLedger
+from voice.process.clock import clock_sec
 
-_FIRST_BLOCK_SEC = 5.0
-"""Grace for the first block: PulseAudio's monitor sources were seen to take up to 2.3 s."""
-
-log = structlog.get_logger()
+FIRST_BLOCK_SEC = 5.0
+"""An opened device may take this long for its first block: PulseAudio's monitor sources were seen to take up to 2.3 s."""
+_OLDEST_FRAME_SEC = 60.0
+"""A capture time further back than this is implausible: some drivers report 0 or another clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +42,24 @@ class MicrophoneSettings:
     block_sec: float
     """Length of one callback."""
     latency_sec: float
-    """Device buffer: so long Python may keep the callback waiting without loss."""
+    """Device buffer: a callback that Python runs up to this much late loses nothing."""
     queue_sec: float
     """Bound of the queue between callback and worker."""
     stall_sec: float
-    """Without a frame for so long the microphone counts as lost."""
+    """A device that delivers no frame for this long counts as lost."""
     zeros_sec: float
-    """After so much exact silence the device is opened anew, once until it is heard again; 0 never."""
+    """After this much exact silence the device is opened anew, once in each period of silence; 0 never."""
     wait_for_device: bool
     """Whether a microphone that is not there, or goes away, is waited for."""
 
 
 def result_of(future: Future[Any], timeout_sec: float) -> Any:
-    """What a call on the control thread gave; whatever PortAudio raises means that there is no microphone."""
+    """Result of a call on the control thread.
+
+    Raises:
+        AudioDeviceUnavailable: there was none in time; or for whatever PortAudio raised.
+        ConfigInvalid: a device index that does not exist.
+    """
     try:
         return future.result(timeout_sec)
     except (InputError, ConfigInvalid):
@@ -63,83 +71,115 @@ def result_of(future: Future[Any], timeout_sec: float) -> Any:
 
 
 def close_unwanted(opening: Future[Capture]) -> None:
-    """What was given up opened after all: another capture took its place."""
+    """Close what an opening that was given up has opened after all. Control thread, behind it."""
     if opening.exception() is None:
         opening.result().close()
 
 
 class BlockQueue:
-    """Blocks between callback and worker, bounded in seconds."""
+    """Blocks between callback and worker, each with its opening; bounded in seconds."""
 
     def __init__(self, max_sec: float) -> None:
         self._max_sec = max_sec
-        self._blocks: queue.SimpleQueue[AudioBlock] = queue.SimpleQueue()
+        self._blocks: queue.SimpleQueue[tuple[Capture, AudioBlock]] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self.waiting_sec = 0.0
 
-    def put(self, block: AudioBlock) -> bool:
-        """False where there is no room."""
-        with self._lock:
-            if self.waiting_sec + block.duration_sec > self._max_sec:
-                return False
-            self.waiting_sec += block.duration_sec
-        self._blocks.put(block)
-        return True
+    def has_room(self, duration_sec: float) -> bool:
+        """Whether a block of this length fits. Only the callback puts, so it still does when it is put."""
+        return self.waiting_sec + duration_sec <= self._max_sec
 
-    def get(self, timeout_sec: float) -> AudioBlock | None:
-        """The oldest block; None when there was none in time."""
+    def put(self, capture: Capture, block: AudioBlock) -> None:
+        """Add the newest block."""
+        with self._lock:
+            self.waiting_sec += block.duration_sec
+        self._blocks.put((capture, block))
+
+    def get(self, timeout_sec: float) -> tuple[Capture, AudioBlock] | None:
+        """The oldest block and the opening that captured it; None when there was none in time."""
         try:
-            block = self._blocks.get(timeout=timeout_sec) if timeout_sec else self._blocks.get_nowait()
+            capture, block = self._blocks.get(timeout=timeout_sec) if timeout_sec else self._blocks.get_nowait()
         except queue.Empty:
             return None
         with self._lock:
             self.waiting_sec -= block.duration_sec
-        return block
+        return capture, block
 
 
 class Capture:
-    """One opening of a device. Made and closed on the control thread."""
+    """One opening of a device. Made and closed on the control thread; delivers nothing before ``accept``."""
 
-    def __init__(self, sounddevice: Any, settings: MicrophoneSettings, blocks: BlockQueue, audio_ended_at: float | None) -> None:
+    def __init__(self, sounddevice: Any, settings: MicrophoneSettings, blocks: BlockQueue, ledger: LossLedger) -> None:
         """Open and start.
 
         Args:
             sounddevice: the module.
             settings: which device, and how.
             blocks: where its audio goes.
-            audio_ended_at: end of the audio before it, on the clock: from there on audio is missing. None at the first.
+            ledger: where lost audio is reported.
         """
         self._blocks = blocks
+        self._ledger = ledger
         self._gap = GapMeter()
-        self._audio_ended_at = audio_ended_at
-        self._closing = False
-        self._finished = False
+        self._accepting = self._closing = self._finished = False
+        self.delivered = False
+        """A block was captured since ``accept``."""
+        self.audio_ended_at: float | None = None
+        """``clock_sec()`` at the end of the audio captured so far, by this opening or those before it; None before any."""
+        self.stream: Stream | None = None
+        """Its stream on the sound server, once that is known."""
+        self.trusted_until: float | None = None
+        """Audio captured after this time (``clock_sec()``) came from another source; None: all of it is trusted."""
         index, device = find_device(sounddevice.query_devices(), sounddevice.default.device[0], settings.device)
         self.name: str = device["name"]
-        self._rate_hz = int(device["default_samplerate"])
-        self.last_frame_at = clock_sec()
-        self._first_block_until = self.last_frame_at + _FIRST_BLOCK_SEC
-        self._channels = min(settings.channels, device["max_input_channels"])
+        self.rate_hz = int(device["default_samplerate"])
+        self.channels: int = min(settings.channels, device["max_input_channels"])
+        self.opened_at = self._last_frame_at = clock_sec()
+        self._frames_arrived = threading.Event()
         self._stream = sounddevice.InputStream(
             device=index,
-            samplerate=self._rate_hz,
-            channels=self._channels,
+            samplerate=self.rate_hz,
+            channels=self.channels,
             dtype="float32",
-            blocksize=round(self._rate_hz * settings.block_sec),
+            blocksize=round(self.rate_hz * settings.block_sec),
             latency=settings.latency_sec,
             callback=self._callback,
             finished_callback=self._finish,
         )
         self._stream.start()
-        log.info("microphone_opened", device=self.name, rate_hz=self._rate_hz)
+
+    def await_frames(self) -> None:
+        """Wait for the first block.
+
+        Raises:
+            AudioStalled: it did not come in time.
+        """
+        if not self._frames_arrived.wait(FIRST_BLOCK_SEC):
+            raise AudioStalled(f"'{self.name}' delivered no audio for {FIRST_BLOCK_SEC:.1f} s after it was opened")
+
+    def accept(self, audio_ended_at: float | None) -> None:
+        """Deliver blocks from now on.
+
+        Args:
+            audio_ended_at: end of the audio that earlier openings captured; what is missing since then is reported as lost with the
+                first block. None at the first opening: nothing is missing before it.
+        """
+        self.audio_ended_at = audio_ended_at
+        self._accepting = True
 
     def failure(self, stall_sec: float, watching_since: float) -> AudioDeviceLost | None:
-        """Why nothing more comes, if that is so; a process that was frozen itself has to watch it for as long first."""
+        """The reason why no more blocks come, or None.
+
+        Args:
+            stall_sec: a device is stalled after this long without a frame.
+            watching_since: this process stood still before; silence before this time does not count.
+        """
         if self._finished:
             return AudioDeviceLost(f"'{self.name}' stopped delivering audio")
         now = clock_sec()
-        silent_sec = now - max(self.last_frame_at, watching_since)
-        if now > self._first_block_until and silent_sec > stall_sec:
+        silent_sec = now - max(self._last_frame_at, watching_since)
+        may_start_until = self.opened_at + (0 if self._frames_arrived.is_set() else FIRST_BLOCK_SEC)
+        if now > may_start_until and silent_sec > stall_sec:
             return AudioStalled(f"'{self.name}' delivered no audio for {silent_sec:.1f} s")
         return None
 
@@ -152,30 +192,40 @@ class Capture:
         self.retire()
         self._stream.close()
 
-    def last_loss(self) -> AudioBlock | None:
-        """After ``close``: an empty block behind what was dropped last, if anything was."""
-        dropped = self._gap.take_dropped()
-        return AudioBlock(np.zeros((0, self._channels), np.float32), self._rate_hz, dropped) if dropped else None
-
     def _callback(self, frames: np.ndarray, num_frames: int, time_info: Any, status: Any) -> None:
-        del time_info
         if self._closing:
             return
-        now = self.last_frame_at = clock_sec()
-        lost, earlier = self._gap.lost_frames(now, num_frames, self._rate_hz, overflowed=bool(status.input_overflow))
-        announced = self._audio_ended_at is not None
-        if self._audio_ended_at is not None:
-            lost += max(0, round((now - self._audio_ended_at) * self._rate_hz) - num_frames)
-            self._audio_ended_at = None
-        if not self._blocks.put(AudioBlock(frames.copy(), self._rate_hz, lost, announced, earlier)):
-            self._gap.drop(num_frames + lost + earlier)
+        now = self._last_frame_at = clock_sec()
+        if not self._frames_arrived.is_set():
+            self._frames_arrived.set()
+        if not self._accepting:
+            return
+        block_sec = num_frames / self.rate_hz
+        if not self.delivered and self.audio_ended_at is not None:
+            self._ledger.report(now - block_sec - self.audio_ended_at, "the microphone was away", announced=True)
+        lost, late = self._gap.lost_frames(now, num_frames, self.rate_hz, overflowed=bool(status.input_overflow))
+        self._ledger.report(lost / self.rate_hz, "audio was lost between device and recogniser")
+        self._ledger.report(late / self.rate_hz, "audio was lost between device and recogniser", late=True)
+        if self._blocks.has_room(block_sec):
+            captured_at = now - _age_sec(time_info, block_sec)
+            self._blocks.put(self, AudioBlock(frames.copy(), self.rate_hz, self._ledger.seal(), captured_at))
+        else:
+            self._ledger.report(block_sec, "recognition is slower than the microphone, its queue is full")
+        self.audio_ended_at = now
+        self.delivered = True
 
     def _finish(self) -> None:
         self._finished = not self._closing
 
 
+def _age_sec(time_info: Any, block_sec: float) -> float:
+    """Seconds since the block's first frame: as the driver reports where that is plausible, else the block's length."""
+    reported_sec = time_info.currentTime - time_info.inputBufferAdcTime
+    return float(reported_sec) if block_sec < reported_sec < _OLDEST_FRAME_SEC else block_sec
+
+
 class ControlThread:
-    """Runs calls one after the other; a daemon, so that a call that hangs does not keep the process from leaving."""
+    """Runs calls one after the other; a daemon, so that a call that hangs does not keep the process from ending."""
 
     def __init__(self) -> None:
         self._calls: queue.Queue[tuple[Callable[[], Any], Future[Any]]] = queue.Queue()

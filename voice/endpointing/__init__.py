@@ -1,1 +1,1 @@
-"""Endpointing: ``AudioChunk`` -> where speech starts and where an utterance ends."""
+"""Endpointing: windows of audio -> where an utterance starts and where it ends."""

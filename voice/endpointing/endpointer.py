@@ -1,7 +1,8 @@
-"""Where an utterance starts and where it ends: decisions only.
+"""Endpointing: decides where an utterance starts and where it ends.
 
 Speech probability of each window -> ``SpeechStarted`` / ``SpeechEnded``. Pure: numbers and sample indices in, decisions out; no
-audio, no clock, no model. The state is this object's, ``reset`` at a gap in the audio. Worker thread.
+audio, no clock, no model. The endpointer owns its state; the caller resets it at a gap in the audio. Worker thread. ``step`` raises
+``ValueError`` for a probability that is not finite: every comparison with NaN is false, so it would keep the state for ever.
 
 ::
 
@@ -13,12 +14,13 @@ audio, no clock, no model. The state is this object's, ``reset`` at a gap in the
         |                                               STOPPING -------------------------------+
         +---- trailing silence >= endpoint_silence --------+
 
-      SPEAKING or STOPPING for max_utterance: cut at the quietest window of the last 2 s and go on in SPEAKING
+      SPEAKING or STOPPING for max_utterance: cut at the quietest window of the last 2 s; the next utterance starts at the cut
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,7 +29,11 @@ from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.transcript import Endpoint
 
 CUT_SEARCH_SAMPLES = 2 * SAMPLE_RATE_HZ
-"""An utterance that reaches the maximum is cut inside so much of its end."""
+"""An utterance that reaches its maximum length is cut within this many samples before its end."""
+
+
+class VadFailed(RuntimeError):
+    """The voice activity model could not answer; it has reset itself, so the next window starts a new signal."""
 
 
 class VoiceActivity(Protocol):
@@ -38,7 +44,11 @@ class VoiceActivity(Protocol):
         """Samples of one window."""
 
     def probability(self, window: Samples) -> float:
-        """Probability of speech in the next window, 0..1."""
+        """Probability of speech, 0..1, in the next window.
+
+        Raises:
+            VadFailed: the model could not answer.
+        """
 
     def reset(self) -> None:
         """Forget the signal so far. MUST be called at every gap."""
@@ -46,12 +56,12 @@ class VoiceActivity(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SpeechStarted:
-    """An utterance begins."""
+    """An utterance starts."""
 
     start_sample: int
     """First sample of the first speech window; pre-roll not included."""
     continues: bool = False
-    """It goes on directly where the last one was cut: there is no pre-roll."""
+    """Whether it starts where the utterance before it was cut; then it has no pre-roll."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +69,9 @@ class SpeechEnded:
     """The utterance is over."""
 
     end_sample: int
-    """After the last speech window, or the cut."""
+    """Index after the last speech window, or of the cut."""
     audio_end: int
-    """The recogniser hears the audio before this sample: some trailing silence, but nothing of the next utterance."""
+    """The recogniser decodes the audio before this sample: it includes some trailing silence and nothing of the next utterance."""
     endpoint: Endpoint
 
 
@@ -70,19 +80,19 @@ class EndpointerSettings:
     """Lengths in samples at 16 kHz."""
 
     threshold: float
-    """Probability from which a window is speech."""
+    """A window of this probability or more is speech."""
     release_threshold: float
-    """Probability below which a window is silence; between the two nothing changes."""
+    """A window of less than this probability is silence. Between the two thresholds the state does not change."""
     min_speech: int
-    """Speech needed to start an utterance."""
+    """Length of speech that starts an utterance."""
     endpoint_silence: int
-    """Silence that ends it."""
+    """Length of silence that ends it."""
     speculate_after: int
-    """Silence after which audio waits undecoded until speech resumes or the utterance ends."""
+    """Length of silence after which audio is not decoded until speech resumes or the utterance ends."""
     max_utterance: int
     """Length at which it is cut."""
     min_rms: float
-    """Quieter windows are silence whatever the model says: speech from far away."""
+    """Root mean square, full scale 1. A quieter window is silence whatever its probability: that speech is far away."""
 
 
 class State(enum.Enum):
@@ -100,37 +110,37 @@ class Endpointer:
     def __init__(self, settings: EndpointerSettings) -> None:
         self._settings = settings
         self.rejected_samples = 0
-        """Speech that ``min_rms`` turned into silence, since the process started."""
+        """Samples of speech that ``min_rms`` turned into silence, since the process started."""
         self.reset()
 
     def reset(self) -> None:
-        """Back to QUIET, without a decision about an utterance in progress: see ``end``."""
+        """Return to QUIET without a decision about an utterance in progress; ``end`` makes one."""
         self.state = State.QUIET
         self._start = 0
         self._silence_start = 0
-        self._recent: deque[tuple[int, int, float]] = deque()
+        self._recent: deque[tuple[int, int, float]] = deque()  # start, end and level of each window of the last 2 s in utterances
 
     @property
     def in_utterance(self) -> bool:
-        """Between SpeechStarted and SpeechEnded."""
+        """Whether SpeechStarted was decided and its SpeechEnded was not."""
         return self.state in (State.SPEAKING, State.STOPPING)
 
     @property
     def decode_limit(self) -> int:
-        """Audio from this sample on must wait: it may be trailing silence, or belong to the next utterance."""
-        limit = self._start + max(self._settings.max_utterance - CUT_SEARCH_SAMPLES, 0)
+        """Audio from this sample on is not decoded yet: it may be trailing silence, or belong to the next utterance."""
+        limit = self._start + self._settings.max_utterance - CUT_SEARCH_SAMPLES
         if self.state is State.STOPPING:
             limit = min(limit, self._silence_start + self._settings.speculate_after)
         return limit
 
     def expected_end(self, now: int) -> SpeechEnded | None:
-        """The end of the utterance, should nobody speak any more; None before so much silence that audio waits for it."""
+        """The end of the utterance if nobody speaks any more; None before ``speculate_after`` samples of silence."""
         if self.state is not State.STOPPING or now < self._silence_start + self._settings.speculate_after:
             return None
         return self._ended_in_silence(now, "silence")
 
     def end(self, now: int, endpoint: Endpoint) -> list[SpeechEnded]:
-        """End whatever is going on at sample ``now``, for a reason from outside."""
+        """End the utterance in progress, if there is one, at sample ``now`` for a reason from outside."""
         ended = []
         if self.state is State.SPEAKING:
             ended = [SpeechEnded(now, now, endpoint)]
@@ -143,11 +153,16 @@ class Endpointer:
         """Take one window.
 
         Args:
-            start: its first sample.
-            end: after its last.
+            start: sample index of its first sample.
+            end: sample index after its last.
             probability: of speech, 0..1.
             level: its root mean square, full scale 1.
+
+        Raises:
+            ValueError: ``probability`` is not finite. The state is as before.
         """
+        if not math.isfinite(probability):
+            raise ValueError(f"the speech probability of a window is {probability}")
         settings = self._settings
         if level < settings.min_rms and probability >= settings.release_threshold:
             self.rejected_samples += end - start
@@ -167,7 +182,6 @@ class Endpointer:
         settings = self._settings
         if self.state is State.STARTING and end - self._start >= settings.min_speech:
             self.state = State.SPEAKING
-            self._recent.clear()
             return [SpeechStarted(self._start)]
         if not self.in_utterance:
             return []
@@ -186,12 +200,12 @@ class Endpointer:
         return SpeechEnded(self._silence_start, audio_end, endpoint)
 
     def _cut(self, now: int) -> list[SpeechStarted | SpeechEnded]:
-        """End the utterance at the middle of its quietest late window and begin the next one there."""
-        quietest = min(self._recent, key=lambda window: window[2])
+        """End the utterance in the middle of the quietest of its last windows, and start the next one there."""
+        quietest = min((window for window in self._recent if window[0] >= self._start), key=lambda window: window[2])
         cut = (quietest[0] + quietest[1]) // 2
         self._start = cut
         if self.state is State.STOPPING and self._silence_start <= cut:
-            # Nothing but silence follows the cut: there is no next utterance yet.
+            # Only silence follows the cut, so no next utterance has started.
             self.state = State.QUIET
             return [self._ended_in_silence(now, "max_duration")]
         return [SpeechEnded(cut, cut, "max_duration"), SpeechStarted(cut, continues=True)]

@@ -1,1 +1,1 @@
-"""Finalization: a recognised utterance -> ``Transcript`` with everything a final carries."""
+"""Finalization: a recognised utterance -> the ``Transcript`` of its final, with punctuation, repairs and labels."""

@@ -1,17 +1,18 @@
-"""What happens to an utterance between its last token and its final.
+"""Finalization: an utterance between its last token and its final.
 
-``Draft`` -> ``Begun`` -> ``Finalized``. Each part is optional and may fail without costing the final. What is begun may be work for
-nothing: the speaker may go on. The text is made at once, on the caller's thread; the emotion on its own (``emotion_thread.py``), and
-where it is not ready in time it follows its final. Holds the emotions that are late.
+``Draft`` -> ``PreparedFinal`` -> ``CompletedFinal``. Every part is optional and may fail without costing the final. A final is
+prepared as soon as the speaker pauses; when speech resumes it is cancelled. ``prepare`` makes the text at once, on the caller's
+thread, and submits the audio to the side models, which have a thread of their own (``side_model.py``). ``complete`` adds the labels
+that are ready in time; ``take_late`` gives the others when they are ready, as ``LateLabel``.
+
+State: the labels whose finals did not wait for them. Worker thread. Raises nothing but bugs: the failure of a part is a value.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NotReady  # Python 3.10: not yet the builtin
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,21 +20,24 @@ import structlog
 
 from voice.audio import Samples
 from voice.errors import ErrorCode, describe
-from voice.finalization.emotion_thread import EmotionThread
-from voice.transcript import Emotion, Token, Transcript, join_tokens, mean_confidence
+from voice.finalization.side_model import Label, SideModel, SideThread
+from voice.transcript import Token, Transcript, join_tokens, mean_confidence
 
 log = structlog.get_logger()
 
+Failure = tuple[ErrorCode, str]
+"""Code and message of a part that failed."""
+
 
 class TextStep(Protocol):
-    """One step on the way from what was recognised to what is shown."""
+    """One step from recognised text to shown text."""
 
     def __call__(self, text: str, *, ended: bool) -> str:
-        """The text, changed; ``ended`` says whether the speaker ended there, not only the audio."""
+        """The changed text; ``ended`` is False where the audio was cut before the speaker had finished."""
 
 
 class SecondPass(Protocol):
-    """Decodes an utterance once more, with all of it in view."""
+    """Decodes an utterance again, with all of its audio at once."""
 
     def tokens(self, samples: Samples) -> list[Token]:
         """Its tokens."""
@@ -41,43 +45,52 @@ class SecondPass(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """An utterance that was recognised."""
+    """A recognised utterance."""
 
     transcript: Transcript
     audio: Samples
     """float32, 16 kHz mono: the speech from ``start_sample`` to ``end_sample``."""
-    heard: Samples
-    """What the recogniser heard: the same with the audio before and behind it."""
+    decoded_audio: Samples
+    """float32, 16 kHz mono: the audio that the recogniser decoded, with pre-roll and trailing silence."""
 
 
 @dataclass(frozen=True, slots=True)
-class Begun:
-    """A final whose text is made and whose emotion is under way."""
-
-    transcript: Transcript
-    failures: tuple[tuple[ErrorCode, str], ...] = ()
-    """Code and message of each part that failed."""
-    emotion: Future[Emotion | None] | None = None
-    """None where there is to be none."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finalized:
-    """What a final says, and what could not be had for it."""
-
-    transcript: Transcript
-    failures: tuple[tuple[ErrorCode, str], ...] = ()
-    """Code and message of each part that failed."""
-
-
-@dataclass(frozen=True, slots=True)
-class LateEmotion:
-    """What became of an emotion that its final did not wait for."""
+class PendingLabel:
+    """A label that a side model is making."""
 
     trace_id: str
-    emotion: Emotion | None
-    """None where it was too uncertain, or failed."""
-    failure: tuple[ErrorCode, str] | None = None
+    model: SideModel
+    future: Future[Label | None]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedFinal:
+    """A final with its text; its labels may still be in work."""
+
+    transcript: Transcript
+    failures: tuple[Failure, ...] = ()
+    """Of each part that failed."""
+    labels: tuple[PendingLabel, ...] = ()
+    """One for each side model that took the utterance."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletedFinal:
+    """A final as it is sent."""
+
+    transcript: Transcript
+    failures: tuple[Failure, ...] = ()
+    """Of each part that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LateLabel:
+    """The outcome of a label that its final did not wait for."""
+
+    trace_id: str
+    label: Label | None
+    """None where the model was not sure enough, or failed."""
+    failure: Failure | None = None
 
 
 class Finalizer:
@@ -86,87 +99,88 @@ class Finalizer:
     def __init__(
         self,
         text_steps: Sequence[tuple[ErrorCode, TextStep]] = (),
-        emotion: EmotionThread | None = None,
+        side_models: Sequence[SideModel] = (),
         second_pass: SecondPass | None = None,
         *,
         max_wait_sec: float | None = None,
+        side_thread: SideThread | None = None,
     ) -> None:
         """Take the parts.
 
         Args:
-            text_steps: in their order, each with the code of its failure; they work on the text of the second pass, if it wins.
-            emotion: hears the emotions.
-            second_pass: decodes once more.
-            max_wait_sec: how long a final waits for its emotion; None: until it is there.
+            text_steps: in their order, each with the code of its failure; where the second pass wins, they change its text.
+            side_models: what labels the finals.
+            second_pass: decodes again.
+            max_wait_sec: how long a final waits for its labels; None: until they are ready.
+            side_thread: runs the side models. Pipelines that share models share it; None: a thread for this finalizer alone.
         """
         self._text_steps = text_steps
-        self._emotion = emotion
+        self._side_models = side_models
         self._second_pass = second_pass
         self._max_wait_sec = max_wait_sec
-        self._late: list[tuple[str, Future[Emotion | None]]] = []
+        self._side_thread = side_thread or SideThread()
+        self._late: list[PendingLabel] = []
 
-    def begin(self, draft: Draft) -> Begun:
-        """Start on the emotion and make the text; parts that fail are named, not raised."""
+    @property
+    def busy(self) -> bool:
+        """Whether a side model is still at work."""
+        return self._side_thread.busy
+
+    def prepare(self, draft: Draft) -> PreparedFinal:
+        """Submit the audio to the side models and make the text. Parts that fail are listed, not raised."""
         transcript = draft.transcript
-        failures: list[tuple[ErrorCode, str]] = []
-        emotion = None
-        if self._emotion:
-            with self._guarded("emotion_failed", transcript.trace_id, failures):
-                emotion = self._emotion.submit(draft.audio, transcript.end_sample)
+        failures: list[Failure] = []
+        labels: list[PendingLabel] = []
+        for model in self._side_models:
+            with self._guarded(model.failure, transcript.trace_id, failures):
+                if model.accepts(len(draft.audio)):
+                    future = self._side_thread.submit(model, draft.audio, transcript.end_sample)
+                    labels.append(PendingLabel(transcript.trace_id, model, future))
         with self._guarded("second_pass_failed", transcript.trace_id, failures):
-            transcript = self._with_second_pass(transcript, draft.heard)
+            transcript = self._with_second_pass(transcript, draft.decoded_audio)
         for failure, step in self._text_steps:
             with self._guarded(failure, transcript.trace_id, failures):
                 transcript = replace(transcript, text=step(transcript.text, ended=transcript.ended_by_speaker))
-        return Begun(transcript, tuple(failures), emotion)
+        return PreparedFinal(transcript, tuple(failures), tuple(labels))
 
-    def drop(self, begun: Begun) -> None:
-        """The speaker goes on: nobody waits for this any more."""
-        if begun.emotion:
-            begun.emotion.cancel()
+    def cancel(self, prepared: PreparedFinal) -> None:
+        """Speech resumed, so this final will not be sent: labels that are not in work yet are not made."""
+        for pending in prepared.labels:
+            pending.future.cancel()
 
-    def complete(self, begun: Begun) -> Finalized:
-        """With its emotion, if that is ready in time; else ``take_late`` has it later."""
-        trace_id, future = begun.transcript.trace_id, begun.emotion
-        if future is None:
-            return Finalized(begun.transcript, begun.failures)
-        try:
-            future.exception(self._max_wait_sec)
-        except NotReady:
-            self._late.append((trace_id, future))
-            return Finalized(begun.transcript, begun.failures)
-        heard = self._outcome(trace_id, future)
-        return Finalized(replace(begun.transcript, emotion=heard.emotion), begun.failures + ((heard.failure,) if heard.failure else ()))
+    def complete(self, prepared: PreparedFinal) -> CompletedFinal:
+        """The final with the labels that are ready within ``max_wait_sec``; ``take_late`` gives the others later."""
+        transcript, failures = prepared.transcript, list(prepared.failures)
+        wait([pending.future for pending in prepared.labels], self._max_wait_sec)
+        for pending in prepared.labels:
+            if not pending.future.done():
+                self._late.append(pending)
+                continue
+            outcome = _outcome(pending)
+            if outcome.label is not None:
+                transcript = pending.model.attach(transcript, outcome.label)
+            if outcome.failure is not None:
+                failures.append(outcome.failure)
+        return CompletedFinal(transcript, tuple(failures))
 
-    def take_late(self, wait_sec: float = 0.0) -> list[LateEmotion]:
-        """The late emotions that are there by now, in the order of their finals, after waiting so long for all of them."""
-        deadline = time.monotonic() + wait_sec
-        for _, future in self._late:
-            with contextlib.suppress(NotReady):
-                future.exception(max(deadline - time.monotonic(), 0.0))
-        done = [(trace_id, future) for trace_id, future in self._late if future.done()]
-        self._late = [(trace_id, future) for trace_id, future in self._late if not future.done()]
-        return [self._outcome(trace_id, future) for trace_id, future in done]
+    def take_late(self, wait_sec: float = 0.0) -> list[LateLabel]:
+        """The late labels that are ready, in the order of their finals, after waiting at most ``wait_sec`` for all of them."""
+        wait([pending.future for pending in self._late], wait_sec)
+        ready = [pending for pending in self._late if pending.future.done()]
+        self._late = [pending for pending in self._late if pending not in ready]
+        return [_outcome(pending) for pending in ready]
 
-    def give_up_late(self) -> list[LateEmotion]:
-        """The late emotions that are still not there, as failures: the service ends."""
+    def give_up_late(self) -> list[LateLabel]:
+        """The late labels that are still not ready, as failures, because the service ends."""
         given_up, self._late = self._late, []
-        for _, future in given_up:
-            future.cancel()
-        failure: tuple[ErrorCode, str] = ("emotion_failed", "TimeoutError: it was not ready when the service ended")
-        return [LateEmotion(trace_id, None, failure) for trace_id, _ in given_up]
-
-    def _outcome(self, trace_id: str, future: Future[Emotion | None]) -> LateEmotion:
-        """Of an emotion that is there."""
-        error = future.exception()
-        if error is None:
-            return LateEmotion(trace_id, future.result())
-        log.warning("emotion_failed", trace_id=trace_id, exc_info=error)
-        return LateEmotion(trace_id, None, ("emotion_failed", describe(error)))
+        for pending in given_up:
+            pending.future.cancel()
+        reason = "TimeoutError: it was not ready when the service ended"
+        return [LateLabel(pending.trace_id, None, (pending.model.failure, reason)) for pending in given_up]
 
     @staticmethod
     @contextlib.contextmanager
-    def _guarded(failure: ErrorCode, trace_id: str, failures: list[tuple[ErrorCode, str]]) -> Iterator[None]:
+    def _guarded(failure: ErrorCode, trace_id: str, failures: list[Failure]) -> Iterator[None]:
         """An optional part may fail in any way without costing the final."""
         try:
             yield
@@ -174,10 +188,20 @@ class Finalizer:
             log.warning(failure, trace_id=trace_id, exc_info=True)
             failures.append((failure, describe(error)))
 
-    def _with_second_pass(self, transcript: Transcript, heard: Samples) -> Transcript:
+    def _with_second_pass(self, transcript: Transcript, decoded_audio: Samples) -> Transcript:
+        """The transcript with the second pass's text, where that is more confident."""
         if self._second_pass is None:
             return transcript
-        tokens = tuple(self._second_pass.tokens(heard))
+        tokens = tuple(self._second_pass.tokens(decoded_audio))
         if mean_confidence(tokens) <= transcript.confidence:
             return transcript
         return replace(transcript, second_tokens=tokens, text=join_tokens(token.text for token in tokens))
+
+
+def _outcome(pending: PendingLabel) -> LateLabel:
+    """The outcome of a label whose future is done."""
+    error = pending.future.exception()
+    if error is None:
+        return LateLabel(pending.trace_id, pending.future.result())
+    log.warning(pending.model.failure, trace_id=pending.trace_id, exc_info=error)
+    return LateLabel(pending.trace_id, None, (pending.model.failure, describe(error)))

@@ -1,8 +1,8 @@
-"""Homophones of hotwords: recognised text -> the same text with the hotwords written as the user writes them.
+"""Finalization: homophones of hotwords. Recognised text -> the same text with hotwords in the user's own characters.
 
-A stretch of Chinese characters that sounds exactly like a hotword of the same length, tones included, becomes that hotword. The
-hotwords stand in a trie by their syllables, so the cost does not grow with their number. Letters stand one for one, so tokens keep
-their times. Holds the trie of the words it saw last. Runs where the finalizer runs.
+Chinese characters that are pronounced exactly like a hotword of the same length, tones included, become that hotword. The hotwords
+are in a trie by syllable, so the cost does not grow with their number. The text keeps its length, so each token keeps its time.
+State: the trie of the current hotwords, renewed when they change. Worker thread.
 """
 
 from __future__ import annotations
@@ -13,29 +13,34 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 _SHORTEST = 2
-"""Shorter words have too many homophones."""
+"""Characters. Shorter words have too many homophones."""
 _MOST_READINGS = 64
+"""Readings of one hotword that are put into the trie; each character with several readings multiplies them."""
 
 
 @dataclass(slots=True)
 class _Node:
     next: dict[str, _Node] = field(default_factory=dict)
     words: dict[str, float] = field(default_factory=dict)
-    """Hotwords that sound like the way here, with their weights."""
+    """Hotwords that are pronounced as the syllables on the path to this node, with their weights."""
 
 
 class HotwordRepair:
-    """The words of one source."""
+    """Repairs the hotwords of one source."""
 
     def __init__(self, words: Callable[[], tuple[tuple[str, float], ...]]) -> None:
-        """Take a source of words with their weights, which gives the same object until they change."""
+        """Take a source of hotwords with their weights; it must return the same object until they change."""
         self._words = words
         self._current: tuple[tuple[str, float], ...] = ()
         self._root = _Node()
 
     def repair(self, text: str, *, ended: bool = True) -> str:
-        """Text of the same length, from the left: of several words the one that stands there, then the longest, then the heaviest."""
-        del ended  # it makes no difference
+        """The repaired text, of the same length.
+
+        Works from left to right. Where several hotwords fit, it takes the one already written there, else the longest, else the one
+        with the largest weight.
+        """
+        del ended  # hotwords are repaired alike wherever the text ends
         words = self._words()
         if words is not self._current:
             self._root = _trie(words)
@@ -50,12 +55,12 @@ class HotwordRepair:
     def _word_at(self, text: str, position: int) -> str | None:
         found: list[tuple[bool, int, float, str]] = []
         for length, node in self._walk(text, position):
-            heard = text[position : position + length]
-            found += [(word == heard, length, weight, word) for word, weight in node.words.items()]
+            written = text[position : position + length]
+            found += [(word == written, length, weight, word) for word, weight in node.words.items()]
         return max(found)[3] if found else None
 
     def _walk(self, text: str, position: int) -> Iterator[tuple[int, _Node]]:
-        """The nodes that the characters from ``position`` on may sound like, each with the number of characters."""
+        """The nodes with hotwords that match the characters from ``position`` on, each with the number of characters."""
         nodes = [self._root]
         for length, character in enumerate(itertools.islice(text, position, None), 1):
             nodes = [node.next[syllable] for node in nodes for syllable in _syllables(character) if syllable in node.next]
@@ -77,7 +82,7 @@ def _trie(words: tuple[tuple[str, float], ...]) -> _Node:
 
 
 def _readings(word: str) -> list[tuple[str, ...]]:
-    """The ways to read a word; none where it is too short or not all Chinese."""
+    """The readings of a word, as syllables; none where it is too short or has a character that is not Chinese."""
     each = [_syllables(character) for character in word]
     if len(word) < _SHORTEST or not all(each):
         return []
@@ -86,7 +91,7 @@ def _readings(word: str) -> list[tuple[str, ...]]:
 
 @functools.lru_cache(maxsize=8_192)
 def _syllables(character: str) -> tuple[str, ...]:
-    """The syllables a character may be, with their tones; none for what is not Chinese."""
+    """The readings of a character, with their tones; none for a character that is not Chinese."""
     from pypinyin import Style, pinyin  # noqa: PLC0415 -- 0.5 s, only where there are hotwords
 
     if not "\u4e00" <= character <= "\u9fff":

@@ -1,8 +1,9 @@
-"""Inverse text normalization: 二十六度 -> 26度, 三点半 -> 3:30, 百分之五十 -> 50%.
+"""Finalization: inverse text normalization. Recognised text -> the same text with its numbers in digits.
 
-By ``wetext``, the grammar of WeTextProcessing. Repaired here, each seen in its output: ° for 度, min for 分钟, negative degrees of one
-digit left as they are, am and pm behind the time instead of 上午 before it, dates as slashes, quarters of an hour taken for
-decimals, and idioms such as 十分好 and 几十 read as numbers. No state but the grammar. Runs where the finalizer runs.
+二十六度 -> 26度, 三点半 -> 3:30, 百分之五十 -> 50%. The grammar is that of WeTextProcessing, in the package ``wetext``. This module
+repairs what was seen wrong in its output: ° for 度, min for 分钟, negative degrees of one digit left in characters, am and pm after
+the time instead of 上午 before it, dates with slashes, quarters of an hour read as decimals, and idioms such as 十分好 and 几十 read as
+numbers. No state but the grammar. Worker thread.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 _DIGITS = {character: str(digit) for digit, character in enumerate("零一二三四五六七八九")} | {"两": "2"}
 _NUMBER = "零一二两三四五六七八九十百千万亿"
 _MARK = "\ue000"
-"""Of the private use area: the grammar neither reads nor drops it, so that what stands on its two sides stays apart."""
+"""A character of the private use area. The grammar neither reads nor drops it, so the text before it and after it stays apart."""
 _QUARTERS = {"一": "十五", "三": "四十五"}
 _QUARTER = re.compile("(?<=点)([一三])刻")
 _DAYTIME = re.compile("(凌晨|清晨|早上|早晨|上午|中午|下午|傍晚|晚上|夜里|半夜)")
@@ -31,8 +32,8 @@ class NumberFormat:
         self._normalizer = Normalizer(lang="zh", operator="itn")
 
     def normalize(self, text: str, *, ended: bool = True) -> str:
-        """Recognised text, with marks or without, with its numbers in digits; empty text stays empty."""
-        del ended  # it makes no difference
+        """The text with its numbers in digits; with punctuation or without; empty text stays empty."""
+        del ended  # numbers are written alike wherever the text ends
         text = _QUARTER.sub(lambda match: _QUARTERS[match[1]] + "分", text)
         words: list[str] = []
 

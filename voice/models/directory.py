@@ -1,74 +1,212 @@
-"""A FunASR model directory, read and checked before any model is built: which file is which, sums, settings, vocabulary.
+"""A FunASR model directory, read and checked before a model is built: its files, their sums, its settings, its vocabulary.
 
-Directory -> files, settings, tokens. No state, no torch. Raises ``ModelLoadFailed`` that names the file.
+Directory -> ``Description``, tokens. No state, no torch. Any thread. Raises ``ModelLoadFailed`` that names the file and what to do;
+nothing else, whatever the directory holds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from pathlib import Path
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from voice.errors import ModelLoadFailed, describe
+from voice.text_file import FileInvalid, read_text
+from voice.yaml_file import read_mapping
+
+_MAX_TEXT_BYTES = 2**20
+"""Of configuration.json and SHA256SUMS: real ones have a few thousand bytes."""
+_MAX_VOCABULARY_BYTES = 64 * 2**20
+"""Of the vocabulary and of am.mvn: the largest published vocabulary (ct-punc, 471,067 tokens) has 8 MB."""
+_MAX_NUMBER = 1_000_000
+"""No number in a published config.yaml is larger; a larger one asks for more memory than any weights file fills."""
+_SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+"""A line of sha256sum: ``*`` marks a file that was read in binary mode."""
+_SECTIONS = ("tokenizer", "frontend")
 
 
-def model_files(directory: Path) -> dict[str, Path]:
-    """The model's files by FunASR's names for them; all of them exist."""
-    names = {"config": "config.yaml", "init_param": "model.pt", "token_list": "tokens.json", "cmvn_file": "am.mvn"}
-    if not (directory / "tokens.json").exists() and (directory / "tokens.txt").exists():
-        names["token_list"] = "tokens.txt"  # noqa: S105 -- a vocabulary
-    description = directory / "configuration.json"
-    if description.exists():
-        try:
-            metas = json.loads(description.read_text(encoding="utf-8")).get("file_path_metas", {})
-            named = {**metas, **metas.get("tokenizer_conf", {}), **metas.get("frontend_conf", {})}
-        except (ValueError, AttributeError, TypeError) as error:
-            raise ModelLoadFailed(f"{description} is not a FunASR description: {describe(error)}") from error
-        names.update({key: name for key, name in named.items() if key in names and isinstance(name, str)})
-    files = {key: directory / name for key, name in names.items()}
-    missing = [files[key].name for key in ("config", "init_param") if not files[key].is_file()]
-    if missing:
-        raise ModelLoadFailed(f"model directory {directory} lacks {', '.join(missing)}")
-    config = read_yaml(files["config"])
-    for section, key in (("tokenizer", "token_list"), ("frontend", "cmvn_file")):
-        if config.get(section) and not files[key].is_file():
-            raise ModelLoadFailed(f"model directory {directory} lacks {files[key].name}")
-    return files
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a model directory says of itself."""
+
+    files: dict[str, Path]
+    """``config``, ``init_param`` (weights), ``token_list`` and ``cmvn_file``, FunASR's names. Those that the model needs exist."""
+    config: dict[str, Any]
+    """config.yaml; ``model``, ``tokenizer`` and ``frontend`` are names or null, their ``_conf`` are mappings or null."""
+
+    @property
+    def model_class(self) -> str:
+        """Name of FunASR's class."""
+        return str(self.config["model"])
+
+
+@contextlib.contextmanager
+def blaming(path: Path, what: str) -> Iterator[None]:
+    """Turn any exception of the body into a ``ModelLoadFailed`` that names ``path``, says ``what`` is wrong with it, and what to do.
+
+    The parsers and constructors that a model's files pass through raise some twenty types on damaged files.
+    """
+    try:
+        yield
+    except ModelLoadFailed:
+        raise
+    except OSError as error:
+        raise ModelLoadFailed(f"{path} cannot be read ({error.strerror or describe(error)}); check the path and its permissions") from error
+    except Exception as error:
+        raise damaged(path, f"{what} ({describe(error)[:200]})") from error
+
+
+def damaged(path: Path, what: str) -> ModelLoadFailed:
+    """The failure of a model whose file ``path`` is of no use."""
+    return ModelLoadFailed(f"{path} {what}; get this model again, or use another")
+
+
+def describe_model(directory: Path, model_class: str | tuple[str, ...]) -> Description:
+    """Find a model's files and read its config.yaml: milliseconds, before anything is downloaded or loaded.
+
+    Args:
+        directory: holds config.yaml and the files that configuration.json, or else FunASR's custom, names.
+        model_class: the class that config.yaml must name, or several of which it must name one.
+
+    Raises:
+        ModelLoadFailed: a file is missing or not readable, or config.yaml is not that of such a model.
+    """
+    with blaming(directory, "is not a model directory"):
+        files = _model_files(directory)
+        missing = [files[key].name for key in ("config", "init_param") if not files[key].is_file()]
+        if missing:
+            raise _lacking(directory, missing)
+        config = read_yaml(files["config"])
+        _check_config(config, files["config"], (model_class,) if isinstance(model_class, str) else model_class)
+        needed = [files[key] for section, key in zip(_SECTIONS, ("token_list", "cmvn_file"), strict=True) if config.get(section)]
+        missing = [file.name for file in needed if not file.is_file()]
+        if missing:
+            raise _lacking(directory, missing)
+    return Description(files, config)
 
 
 def check_sums(directory: Path) -> None:
     """Compare the files with SHA256SUMS, in the format of sha256sum, where the directory has one."""
     sums = directory / "SHA256SUMS"
-    if not sums.is_file():
-        return
-    for line in sums.read_text(encoding="utf-8").splitlines():
-        expected, _, name = line.partition("  ")
-        file = directory / name
-        if not file.is_file():
-            raise ModelLoadFailed(f"model directory {directory} lacks {name}, which SHA256SUMS lists")
-        if hashlib.sha256(file.read_bytes()).hexdigest() != expected:
-            raise ModelLoadFailed(f"{file} is not the file that SHA256SUMS lists: damaged or changed; get it again")
+    with blaming(sums, "is not a list that sha256sum wrote"):
+        if not sums.exists():
+            return
+        for line in _read_text(sums, _MAX_TEXT_BYTES).splitlines():
+            if not line.strip() or line.startswith("#"):
+                continue
+            match = _SUM.fullmatch(line.rstrip())
+            if match is None or _leaves(match[2]):
+                raise damaged(sums, f"has the line {line[:100]!r}, which does not list a file of this directory")
+            file = directory / match[2]
+            if not file.is_file():
+                raise ModelLoadFailed(f"model directory {directory} lacks {match[2]}, which SHA256SUMS lists; get this model again")
+            if _sha256(file) != match[1].lower():
+                raise damaged(file, "is not the file that SHA256SUMS lists: damaged or changed")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    import yaml  # noqa: PLC0415
-
-    try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ModelLoadFailed(f"{path} is not YAML: {describe(error)}") from error
-    if not isinstance(config, dict):
-        raise ModelLoadFailed(f"{path} holds no settings")
+    """A mapping of a size that can be walked, from a YAML file."""
+    with blaming(path, "is not YAML"):
+        try:
+            config = read_mapping(path)
+        except FileInvalid as error:
+            raise damaged(path, str(error)) from error
+    if not config:
+        raise damaged(path, "holds no settings")
     return config
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:
-    text = path.read_text(encoding="utf-8")
-    try:
+    """The vocabulary, index = id: a JSON list, or a line a token."""
+    text = _read_text(path, _MAX_VOCABULARY_BYTES)
+    with blaming(path, "is not JSON"):
         tokens = json.loads(text) if path.suffix == ".json" else [line.rstrip() for line in text.splitlines()]
-    except ValueError as error:
-        raise ModelLoadFailed(f"{path} is not JSON: {describe(error)}") from error
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
-        raise ModelLoadFailed(f"{path} is not a list of tokens")
+        raise damaged(path, "is not a list of tokens")
     return tuple(tokens)
+
+
+def check_text_file(path: Path) -> None:
+    """Whether FunASR may read a file whole: UTF-8 and no larger than any that is in use."""
+    _read_text(path, _MAX_VOCABULARY_BYTES)
+
+
+def _model_files(directory: Path) -> dict[str, Path]:
+    """The model's files by FunASR's names for them, whether they exist or not."""
+    names = {"config": "config.yaml", "init_param": "model.pt", "token_list": "tokens.json", "cmvn_file": "am.mvn"}
+    if not (directory / "tokens.json").exists() and (directory / "tokens.txt").exists():
+        names["token_list"] = "tokens.txt"  # noqa: S105 -- a vocabulary
+    description = directory / "configuration.json"
+    if description.exists():
+        with blaming(description, "is not a FunASR description"):
+            metas = json.loads(_read_text(description, _MAX_TEXT_BYTES)).get("file_path_metas", {})
+            named = {**metas, **metas.get("tokenizer_conf", {}), **metas.get("frontend_conf", {})}
+        names.update({key: name for key, name in named.items() if key in names and isinstance(name, str)})
+        outside = [name for name in names.values() if _leaves(name)]
+        if outside:
+            raise damaged(description, f"names {outside[0][:100]!r}, which is no file of this directory")
+    return {key: directory / name for key, name in names.items()}
+
+
+def _lacking(directory: Path, names: list[str]) -> ModelLoadFailed:
+    return ModelLoadFailed(
+        f"model directory {directory} lacks {', '.join(names)}; give the directory that holds config.yaml and the weights"
+    )
+
+
+def _leaves(name: str) -> bool:
+    """Whether a file name is no relative path that stays within its directory."""
+    paths = (PurePosixPath(name), PureWindowsPath(name))
+    return not name or "\0" in name or any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
+
+
+def _check_config(config: dict[str, Any], path: Path, classes: tuple[str, ...]) -> None:
+    found = config.get("model")
+    if found not in classes:
+        raise damaged(path, f"is of another model: model is {repr(found)[:100]}, expected {' or '.join(map(repr, classes))}")
+    for section in _SECTIONS:
+        if not isinstance(config.get(section), str | None):
+            raise damaged(path, f"is wrong: {section} must be a name")
+        if not isinstance(config.get(f"{section}_conf"), dict | None):
+            raise damaged(path, f"is wrong: {section}_conf must be a mapping")
+    if not isinstance(config.get("model_conf"), dict | None):
+        raise damaged(path, "is wrong: model_conf must be a mapping")
+    scope_map = config.get("scope_map")
+    if not isinstance(scope_map, str | None) and not (isinstance(scope_map, list) and all(isinstance(each, str) for each in scope_map)):
+        raise damaged(path, "is wrong: scope_map must be a list of names")
+    for key, value in _numbers(config, ""):
+        if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= _MAX_NUMBER):
+            raise damaged(path, f"is wrong: {key[1:][:100]} is {value:.3g}; no model needs such a number")
+
+
+def _numbers(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    """Every value in a tree of mappings and lists, with the path of keys to it."""
+    yield key, value
+    if isinstance(value, dict):
+        for name, child in value.items():
+            yield from _numbers(child, f"{key}.{name}")
+    elif isinstance(value, list):
+        for child in value:
+            yield from _numbers(child, key)
+
+
+def _read_text(path: Path, max_bytes: int) -> str:
+    with blaming(path, "is not UTF-8"):
+        try:
+            return read_text(path, max_bytes)
+        except FileInvalid as error:
+            raise damaged(path, str(error)) from error
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -19,8 +19,6 @@ _LARGE_PARAMETERS = 20_000_000
 
 log = structlog.get_logger()
 
-
-
 _Result = TypeVar("_Result")
 
 

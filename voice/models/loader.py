@@ -1,24 +1,25 @@
 """FunASR's model classes, loaded strictly.
 
-Model directory -> ``FunasrModel``. FunASR's own loader prints a line about a missing file, a missing key or another shape, and goes on with
-random weights; here each of them is a ``ModelLoadFailed`` that names the file and the key. No state. Called on the thread that will run
-the model.
+Model directory -> ``FunasrModel``. FunASR's own loader prints a line about a missing file, a missing key or another shape, and goes on
+with random weights; here each of them is a ``ModelLoadFailed`` that names the file, the key and what to do. No state. Called on the
+thread that will run the model.
 """
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import importlib
-import pickle
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from voice.errors import ModelLoadFailed, describe
-from voice.models.directory import check_sums, model_files, read_tokens, read_yaml
+from voice.models.directory import blaming, check_sums, check_text_file, damaged, describe_model, read_tokens
 from voice.models.funasr_model import FunasrModel, is_out_of_memory
+from voice.models.state_dict import count_values, fitted, read_state_dict
 from voice.models.torch_setup import prepare_imports
 
 _WHOLE = (
@@ -57,10 +58,14 @@ _MODULES = {
 
 _LARGE_FILE_BYTES = 64 * 2**20
 _TRAINING_ONLY = {"specaug": None, "specaug_conf": None, "ctc_weight": 0.0}
+_NAMES_OF_FILES = ("seg_dict", "seg_dict_file", "non_linguistic_symbols")
+"""Keys of tokenizer_conf that would open further files; what they are for is not used here."""
+_MAX_LAYERS = 64
+"""Of a feature encoder's convolutions: published models have 7."""
 
 
 def load_model(directory: Path, model_class: str | tuple[str, ...], device: str) -> FunasrModel:
-    """Read a FunASR model directory.
+    """Read a FunASR model directory. Where the device has too little memory, the model is on the CPU.
 
     Args:
         directory: holds config.yaml and the files that configuration.json, or else FunASR's custom, names.
@@ -69,112 +74,134 @@ def load_model(directory: Path, model_class: str | tuple[str, ...], device: str)
 
     Raises:
         ModelLoadFailed: a file is missing, damaged or not the one that SHA256SUMS lists (where there is one), the class is
-            another, the vocabulary does not fit the weights, a weight is missing or has another shape.
-
-    Where the device has too little memory the model is on the CPU.
+            another, the vocabulary does not fit the weights, a weight is missing, has another shape, or is not finite.
     """
-    files = model_files(directory)
     check_sums(directory)
-    config = read_yaml(files["config"])
-    classes = (model_class,) if isinstance(model_class, str) else model_class
-    found = config.get("model")
-    if found not in classes:
-        raise ModelLoadFailed(f"{files['config']}: model is {found!r}, expected {' or '.join(map(repr, classes))}")
+    description = describe_model(directory, model_class)
+    config, files = description.config, description.files
     tokens = read_tokens(files["token_list"]) if config.get("tokenizer") else ()
-    weights = _read_weights(files["init_param"], config.get("scope_map") or [])
-    _check_vocabulary(tokens, weights, files)
-    prepare_imports()
-    for name in _MODULES[found]:
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise ModelLoadFailed(f"FunASR's {name} cannot be imported: {describe(error)}") from error
-    try:
-        tokenizer, frontend, build = _parts(config, tokens, files)
-        module = _with_weights(build, weights, files["init_param"])
-    except ModelLoadFailed:
-        raise
-    except Exception as error:  # FunASR's constructors raise whatever a wrong config leads them to
-        raise ModelLoadFailed(f"{files['config']} does not describe a {found} FunASR can build: {describe(error)}") from error
+    _import_classes(description.model_class)
+    wrong = f"does not describe a {description.model_class} FunASR can build"
+    with blaming(files["config"], wrong):
+        tokenizer = _tokenizer(config, tokens)
+        frontend = _frontend(config, files["cmvn_file"])
+        build = _builder(config, len(tokens), frontend)
+    state = read_state_dict(files["init_param"], config.get("scope_map") or [])
+    _check_vocabulary(tokens, state, files)
+    with blaming(files["config"], wrong):
+        module = _with_weights(build, state, files["init_param"])
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
     model = FunasrModel(directory, module.eval(), tokens, tokenizer, frontend, device, num_parameters)
     try:
         module.to(device)
     except RuntimeError as error:
         if not is_out_of_memory(error):
-            raise
+            raise ModelLoadFailed(f"{directory} cannot be moved to {device} ({describe(error)[:200]}); use --device-type cpu") from error
         model.move_to_cpu()
     return model
 
 
-def _read_weights(path: Path, scope_map: list[str] | str) -> dict[str, Any]:
-    """State dict in float32, keys renamed as FunASR's loader would: ``scope_map`` pairs prefixes of file and module."""
-    import torch  # noqa: PLC0415
-
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise ModelLoadFailed(f"{path} is damaged or holds more than weights: {describe(error)[:200]}") from error
-    for wrapper in ("state_dict", "model_state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelLoadFailed(f"{path} holds no state dict")
-    pairs = scope_map.split(",") if isinstance(scope_map, str) else list(scope_map)
-    pairs += ["module.", "None"]
-    prefixes = ["" if prefix.lower() == "none" else prefix for prefix in pairs]
-    for source, target in zip(prefixes[::2], prefixes[1::2], strict=False):
-        if source:
-            state = {target + key.removeprefix(source) if key.startswith(source) else key: value for key, value in state.items()}
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+def _import_classes(model_class: str) -> None:
+    prepare_imports()
+    for name in _MODULES[model_class]:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise ModelLoadFailed(
+                f"FunASR's {name} cannot be imported ({describe(error)}); run: pip install -r requirements.txt"
+            ) from error
 
 
-def _check_vocabulary(tokens: tuple[str, ...], weights: dict[str, Any], files: dict[str, Path]) -> None:
+def _check_vocabulary(tokens: tuple[str, ...], state: dict[str, Any], files: dict[str, Path]) -> None:
     vocabulary, trained = files["token_list"], files["init_param"].name
     for key in ("decoder.output_layer.weight", "proj.weight", "embed.weight"):
-        if tokens and key in weights and len(weights[key]) != len(tokens):
-            raise ModelLoadFailed(f"{vocabulary} has {len(tokens)} tokens, but {trained} was trained with {len(weights[key])} ({key})")
+        if tokens and key in state and state[key].shape[:1] != (len(tokens),):
+            num_trained = state[key].shape[0] if state[key].ndim else 0
+            raise damaged(vocabulary, f"has {len(tokens)} tokens, but {trained} was trained with {num_trained} ({key})")
 
 
-def _parts(config: dict[str, Any], tokens: tuple[str, ...], files: dict[str, Path]) -> tuple[Any, Any, Callable[[], Any]]:
-    """Tokenizer, frontend, and what builds the module: what FunASR's ``AutoModel.build_model`` does, training parts left out."""
+# The three parts below are what FunASR's ``AutoModel.build_model`` makes, without those that only training needs.
+
+
+def _tokenizer(config: dict[str, Any], tokens: tuple[str, ...]) -> Any:
     from funasr.register import tables  # noqa: PLC0415
 
-    tokenizer = frontend = None
-    if config.get("tokenizer"):
-        tokenizer = tables.tokenizer_classes[config["tokenizer"]](token_list=list(tokens), **(config.get("tokenizer_conf") or {}))
-    if config.get("frontend"):
-        settings = {**(config.get("frontend_conf") or {}), "cmvn_file": str(files["cmvn_file"]), "dither": 0.0}
-        frontend = tables.frontend_classes[config["frontend"]](**settings)
-        if frontend.cmvn.shape != (2, frontend.output_size()):
-            raise ModelLoadFailed(f"{files['cmvn_file']} does not hold {frontend.output_size()} means and variances")
+    if not config.get("tokenizer"):
+        return None
+    settings = {key: value for key, value in (config.get("tokenizer_conf") or {}).items() if key not in _NAMES_OF_FILES}
+    return tables.tokenizer_classes[config["tokenizer"]](token_list=list(tokens), **settings)
+
+
+def _frontend(config: dict[str, Any], cmvn_file: Path) -> Any:
+    """FunASR's feature extraction, with the means and variances of ``cmvn_file``."""
+    from funasr.register import tables  # noqa: PLC0415
+
+    if not config.get("frontend"):
+        return None
+    check_text_file(cmvn_file)
+    settings = {**(config.get("frontend_conf") or {}), "cmvn_file": None, "dither": 0.0}
+    frontend = tables.frontend_classes[config["frontend"]](**settings)
+    width = frontend.output_size()
+    with blaming(cmvn_file, f"does not hold {width} means and variances"):
+        frontend = tables.frontend_classes[config["frontend"]](**{**settings, "cmvn_file": str(cmvn_file)})
+    if frontend.cmvn.shape != (2, width):
+        raise damaged(cmvn_file, f"does not hold {width} means and variances")
+    if not bool(frontend.cmvn.isfinite().all()):
+        raise damaged(cmvn_file, "holds means or variances that are NaN or infinite")
+    return frontend
+
+
+def _builder(config: dict[str, Any], num_tokens: int, frontend: Any) -> Callable[[], Any]:
+    """What builds the module."""
+    from funasr.register import tables  # noqa: PLC0415
+
     arguments = {key: value for key, value in config.items() if key not in ("model", "tokenizer", "frontend")}
     arguments.update(config.get("model_conf") or {}, **_TRAINING_ONLY)
-    arguments.update(vocab_size=len(tokens) or -1, input_size=frontend.output_size() if frontend else None)
-    return tokenizer, frontend, functools.partial(tables.model_classes[config["model"]], **arguments)
+    arguments.update(vocab_size=num_tokens or -1, input_size=frontend.output_size() if frontend else None)
+    if config["model"] == "Emotion2vec":
+        arguments["modalities"] = _with_literal_layers(arguments["modalities"])
+    return functools.partial(tables.model_classes[config["model"]], **arguments)
 
 
-def _with_weights(build: Callable[[], Any], weights: dict[str, Any], path: Path) -> Any:
-    """A module whose every parameter comes from ``weights``.
+def _with_literal_layers(modalities: dict[str, Any]) -> dict[str, Any]:
+    """Emotion2vec's settings with its convolutions as plain numbers: FunASR evaluates their text as Python, whatever it says."""
+    audio = modalities["audio"]
+    layers = _layers(ast.parse(audio["feature_encoder_spec"], mode="eval").body)
+    return {**modalities, "audio": {**audio, "feature_encoder_spec": repr(layers)}}
+
+
+def _layers(node: ast.expr) -> list[tuple[int, int, int]]:
+    """``[(512, 10, 5)] + [(512, 3, 2)] * 4``, as fairseq writes layers."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        layers = _layers(node.left) + _layers(node.right)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        times = ast.literal_eval(node.right)
+        layers = _layers(node.left) * min(times, _MAX_LAYERS + 1)
+    else:
+        layers = [(int(width), int(kernel), int(stride)) for width, kernel, stride in ast.literal_eval(node)]
+    if len(layers) > _MAX_LAYERS:
+        raise ValueError(f"feature_encoder_spec has more than {_MAX_LAYERS} layers")
+    return layers
+
+
+def _with_weights(build: Callable[[], Any], state: dict[str, Any], path: Path) -> Any:
+    """A module whose every parameter comes from ``state``, the content of ``path``.
 
     Large ones are built on the meta device, which spares 220 M random initial values and a third of the peak memory; for small
     ones the 0.85 s that torch then spends importing its compiler would be the larger cost.
     """
     import torch  # noqa: PLC0415
 
+    from voice.models.build_limit import BuildLimit  # noqa: PLC0415 -- it imports torch
+
+    num_values = count_values(state)
     large = path.stat().st_size > _LARGE_FILE_BYTES
-    with torch.device("meta") if large else contextlib.nullcontext():
+    with torch.device("meta") if large else contextlib.nullcontext(), BuildLimit(num_values, len(state)):
         module = build()
-    expected = module.state_dict()
-    missing = [key for key in expected if key not in weights]
-    if missing:
-        raise ModelLoadFailed(f"{path} lacks {len(missing)} of {len(expected)} weights, first {missing[0]}")
-    for key, value in expected.items():
-        if value.shape != weights[key].shape:
-            raise ModelLoadFailed(f"{path}: {key} has shape {tuple(weights[key].shape)}, config.yaml asks for {tuple(value.shape)}")
-    weights = {key: weights[key] for key in expected}
+    weights = fitted(state, module.state_dict(), path)
     module.load_state_dict(weights, assign=True)
     if any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers())):
-        module = build()  # it computes buffers that no file holds
+        with BuildLimit(num_values, len(state)):
+            module = build()  # it computes buffers that no file holds
         module.load_state_dict(weights)
     return module.requires_grad_(requires_grad=False)

@@ -6,7 +6,10 @@ imported only when a hub name has to be looked up. No state; raises ``ModelLoadF
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import stat
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +40,9 @@ _HUB_IDS: dict[str, dict[Hub, str]] = {
 }
 """FunASR's aliases of the models this service uses (funasr/download/name_maps_from_hub.py)."""
 
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_MAX_HUB_ID = 200
+
 log = structlog.get_logger()
 
 
@@ -44,15 +50,12 @@ def resolve_model(name: str, hub: Hub) -> Path:
     """Directory that holds the model ``name``: a path, or a hub id or alias that is cached or gets downloaded.
 
     Raises:
-        ModelLoadFailed: a path that is no directory, an id that the hub cannot give.
+        ModelLoadFailed: a path that is no readable directory, an id that the hub cannot give.
     """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_absolute() or name.startswith((".", "~")) or path.exists():
-        raise ModelLoadFailed(f"model directory {name} {'is not a directory' if path.exists() else 'does not exist'}")
+    if names_path(name):
+        return resolve_directory(name)
     hub_id = _HUB_IDS.get(name, {}).get(hub, name)
-    if "/" not in hub_id:
+    if len(hub_id) > _MAX_HUB_ID or not _HUB_ID.fullmatch(hub_id):
         raise ModelLoadFailed(f"{name} is neither a directory nor a model that the hub '{hub}' is known to have")
     fetch = _from_modelscope if hub == "ms" else _from_hugging_face
     try:
@@ -73,6 +76,35 @@ def resolve_model(name: str, hub: Hub) -> Path:
             f"try --hub {'hf' if hub == 'ms' else 'ms'}, give a local directory, or use --embedded"
         ) from error
     return directory
+
+
+def names_path(name: str) -> bool:
+    """Whether ``name`` is that of a path, never of a model on a hub: it is written as one, or something of that name exists."""
+    path = Path(name)
+    with contextlib.suppress(OSError, ValueError):  # not a name that the file system can have
+        if path.exists():
+            return True
+    return path.is_absolute() or name.startswith((".", "~"))
+
+
+def resolve_directory(name: str) -> Path:
+    """The directory of that name; no hub is asked.
+
+    Raises:
+        ModelLoadFailed: there is none, or it cannot be read.
+    """
+    try:
+        path = Path(name).expanduser().absolute()
+        if stat.S_ISDIR(path.stat().st_mode):
+            return path
+        reason = "is not a directory"
+    except FileNotFoundError:
+        reason = "does not exist"
+    except OSError as error:
+        reason = f"cannot be read ({error.strerror})"
+    except (RuntimeError, ValueError) as error:  # no such user, no home directory; a NUL character
+        reason = f"is not a path ({describe(error)})"
+    raise ModelLoadFailed(f"model directory {name} {reason}; give a directory that holds config.yaml and the weights")
 
 
 def is_complete(directory: Path) -> bool:

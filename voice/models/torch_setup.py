@@ -1,9 +1,9 @@
 """torch and FunASR prepared for this process: light imports, the device, threads.
 
-``import funasr`` imports all of its 200 modules (6 s, holding the GIL so that an audio callback starves); ``prepare_imports`` registers an
-empty parent package, so that only the modules a model needs are imported (0.5 s). A torchaudio that cannot load (its PyPI wheel beside a CPU
-torch raises OSError) would end that import; it is probed once and hidden if it is broken, and FunASR then uses ``kaldi-native-fbank``. No
-state beyond ``sys.modules``, the environment and torch's own settings.
+``import funasr`` imports all of its 200 modules: 6 s, in which it holds the GIL so that an audio callback starves. ``prepare_imports``
+registers an empty parent package, so that only the modules that a model needs are imported (0.5 s). A torchaudio that cannot load (its
+PyPI wheel beside a CPU torch raises OSError) would end that import: it is tried once and hidden if it is broken, and FunASR then uses
+``kaldi-native-fbank``. No state beyond ``sys.modules``, the environment and torch's own settings.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import functools
 import importlib
 import importlib.util
 import os
+import subprocess
 import sys
 import types
-from typing import Literal
+from typing import Any, Literal
 
 import structlog
 
@@ -27,7 +28,11 @@ log = structlog.get_logger()
 
 @functools.cache
 def prepare_imports() -> None:
-    """Make ``funasr.*`` importable without FunASR's import of everything, and a broken torchaudio invisible."""
+    """Make ``funasr.*`` importable without FunASR's import of everything, and a broken torchaudio invisible.
+
+    Raises:
+        ModelLoadFailed: FunASR is not installed, or cannot be imported.
+    """
     try:
         importlib.import_module("torchaudio")
     except Exception as error:  # noqa: BLE001 -- a wheel linked against a missing library raises OSError, others other types
@@ -41,10 +46,31 @@ def prepare_imports() -> None:
         package.__path__ = list(spec.submodule_search_locations)
         package.__spec__ = spec
         sys.modules["funasr"] = package
+    _import_audio_loading()
+
+
+def _import_audio_loading() -> None:
+    """Import ``funasr.utils.load_utils``, which all models import, without its search for ffmpeg.
+
+    At its import it runs ``ffmpeg -version``, which fails where a directory of PATH may not be read, and prints four lines where there
+    is no ffmpeg. Nothing in FunASR uses the answer, so it is given here and no process is started.
+    """
+    real = subprocess.check_output
+
+    def answer(command: Any, *args: Any, **kwargs: Any) -> Any:
+        return b"ffmpeg version" if command == ["ffmpeg", "-version"] else real(command, *args, **kwargs)
+
+    subprocess.check_output = answer  # type: ignore[assignment]  # an overloaded function
+    try:
+        importlib.import_module("funasr.utils.load_utils")
+    except ImportError as error:
+        raise ModelLoadFailed(f"FunASR cannot be imported ({describe(error)}); run: pip install -r requirements.txt") from error
+    finally:
+        subprocess.check_output = real
 
 
 def resolve_device(device_type: DeviceType) -> str:
-    """``cpu`` or ``cuda``; ``auto`` takes CUDA where it is there.
+    """``cpu`` or ``cuda``; ``auto`` takes CUDA where there is a device.
 
     Raises:
         ModelLoadFailed: CUDA was asked for by name and there is none.
@@ -69,7 +95,7 @@ def limit_spinning() -> None:
 
 
 def set_num_threads(num_threads: int) -> None:
-    """Threads of one torch operation. Called after all loading: libraries change it behind our back."""
+    """Set the threads of one torch operation. Called after all loading: libraries that are imported change the number."""
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(num_threads)

@@ -1,8 +1,15 @@
-"""Between the worker and a reader that may be slow: events wait here, not the worker.
+"""The queue between the worker and the thread that writes stdout, so that a slow reader does not stop recognition.
 
-Bounded in bytes. A newer partial takes the place of a queued one of its utterance; at the bound queued partials are dropped; when only
-what must not be lost is left, ``write`` waits for the reader, the microphone's queue then overflows, and that loss is counted. One
-thread writes. It dies with the process: a reader that never reads again does not hold it.
+Stage: output. Event -> line, in order.
+State: the encoded events that wait, bounded in bytes. A newer partial replaces a queued one of its utterance. At the bound queued
+partials are dropped; when only events that must not be lost are left, ``write`` waits for the reader. The microphone's queue then
+overflows, and that loss is counted.
+Thread: ``write``, ``check_reader`` and ``close`` on the worker thread; a daemon thread writes, so a reader that never reads again cannot
+keep the process alive.
+Raises: ``OutputGone``.
+
+A reader is given up when it has taken no byte for ``stalled_sec``, and only when the service has to leave: after a stop was requested, or
+in a ``close`` that is not patient. A reader that is slow, but takes bytes, gets everything.
 """
 
 from __future__ import annotations
@@ -12,34 +19,48 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from voice.errors import OutputGone
 from voice.output.events import AnyEvent, PartialEvent
-from voice.output.writer import EventWriter, encode
+from voice.output.writer import EncodedEvent, EventWriter, encode
 
 MAX_QUEUED_BYTES = 4 * 2**20
-"""Of lines; in memory their fields take more."""
+"""Bytes of encoded lines."""
+STALLED_SEC = 3.0
 _WAIT_SEC = 0.1
 
 
 @dataclass(slots=True)
 class _Queued:
-    """A line to be."""
+    """An event that waits."""
 
-    fields: dict[str, Any]
-    size: int
+    encoded: EncodedEvent
     utterance: str | None
-    """Trace id of a partial's utterance; None for what must not be lost."""
+    """Trace id of a partial's utterance; None for an event that must not be lost."""
 
 
 class EventQueue:
     """The queue and its thread."""
 
-    def __init__(self, writer: EventWriter, gives_up: Callable[[], bool] = lambda: False, max_queued_bytes: int = MAX_QUEUED_BYTES) -> None:
-        """Write to ``writer``, which is this queue's from now on; a full queue waits for the reader until ``gives_up()``."""
+    def __init__(
+        self,
+        writer: EventWriter,
+        stop_requested: Callable[[], bool] = lambda: False,
+        *,
+        stalled_sec: float = STALLED_SEC,
+        max_queued_bytes: int = MAX_QUEUED_BYTES,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            writer: where events go; the queue is its only user from now on.
+            stop_requested: whether the service was asked to stop; called on the worker thread while it waits for the reader.
+            stalled_sec: a reader that takes no byte for this many seconds is given up, where the service has to leave.
+            max_queued_bytes: the bound.
+        """
         self._writer = writer
-        self._gives_up = gives_up
+        self._stop_requested = stop_requested
+        self._stalled_sec = stalled_sec
         self._max_queued_bytes = max_queued_bytes
         self._queue: deque[_Queued] = deque()
         self._queued_bytes = 0
@@ -54,27 +75,25 @@ class EventQueue:
         return self._writer.num_lines
 
     def write(self, event: AnyEvent) -> None:
-        """Have a line written; returns at once while there is room.
+        """Queue an event; returns at once while there is room.
 
         Raises:
-            OutputGone: nobody reads any more, or a full queue was given up.
+            OutputGone: the reader left, or a full queue was given up after a stop.
         """
-        fields = event.model_dump()
-        queued = _Queued(fields, len(encode(fields)), event.trace_id if isinstance(event, PartialEvent) else None)
+        queued = _Queued(encode(event), event.trace_id if isinstance(event, PartialEvent) else None)
         with self._changed:
             if queued.utterance and self._replace(queued):
                 return
-            while not self._failure and self._queue and self._queued_bytes + queued.size > self._max_queued_bytes:
+            stall = _Stall(self._writer)
+            while not self._failure and self._queue and self._queued_bytes + queued.encoded.size_bytes > self._max_queued_bytes:
                 if self._drop_partials():
                     continue
                 if queued.utterance:
-                    return  # the next partial, or the final, says what this one says
-                if self._gives_up():
-                    raise OutputGone(f"stdout was not read; {len(self._queue) + 1} events were not delivered")
-                self._changed.wait(_WAIT_SEC)
+                    return  # the next partial, or the final, repeats its text
+                self._wait(stall, patient=True, num_undelivered=len(self._queue) + self._writing + 1)
             self._check()
             self._queue.append(queued)
-            self._queued_bytes += queued.size
+            self._queued_bytes += queued.encoded.size_bytes
             self._changed.notify_all()
 
     def check_reader(self) -> None:
@@ -86,39 +105,48 @@ class EventQueue:
         self._check()
         self._writer.check_reader()
 
-    def close(self, timeout_sec: float) -> None:
+    def close(self, *, patient: bool = False) -> None:
         """Wait until everything is written.
 
+        Args:
+            patient: wait as long as the reader lives, until a stop is requested. Otherwise, and after a stop, a reader that takes no
+                byte for ``stalled_sec`` is given up.
+
         Raises:
-            OutputGone: it could not be written, or not in time.
+            OutputGone: it could not be written, or the reader was given up.
         """
-        deadline = time.monotonic() + timeout_sec
         with self._changed:
-            while not self._failure and (self._queue or self._writing) and time.monotonic() < deadline:
-                self._changed.wait(_WAIT_SEC)
+            stall = _Stall(self._writer)
+            while not self._failure and (self._queue or self._writing):
+                self._wait(stall, patient=patient, num_undelivered=len(self._queue) + self._writing)
             self._check()
-            undelivered = len(self._queue) + self._writing
-        if undelivered:
-            raise OutputGone(f"stdout was not read for {timeout_sec:g} s; {undelivered} events were not delivered")
 
     def _check(self) -> None:
         if self._failure:
             raise self._failure
 
+    def _wait(self, stall: _Stall, *, patient: bool, num_undelivered: int) -> None:
+        """Wait a moment for the reader, or give it up."""
+        if patient and not self._stop_requested():
+            stall.restart()
+        elif stall.seconds() > self._stalled_sec:
+            raise OutputGone(f"stdout was not read for {self._stalled_sec:g} s; {num_undelivered} events were not delivered")
+        self._changed.wait(_WAIT_SEC)
+
     def _replace(self, newer: _Queued) -> bool:
-        """Put a partial in the place of a queued one of its utterance."""
+        """Replace a queued partial by a newer one of its utterance; False where there is none."""
         for queued in self._queue:
             if queued.utterance == newer.utterance:
-                self._queued_bytes += newer.size - queued.size
-                queued.fields, queued.size = newer.fields, newer.size
+                self._queued_bytes += newer.encoded.size_bytes - queued.encoded.size_bytes
+                queued.encoded = newer.encoded
                 return True
         return False
 
     def _drop_partials(self) -> bool:
-        """Make room; False where there was nothing to drop."""
+        """Drop the queued partials; False where there were none."""
         kept = deque(queued for queued in self._queue if queued.utterance is None)
         dropped = len(kept) < len(self._queue)
-        self._queue, self._queued_bytes = kept, sum(queued.size for queued in kept)
+        self._queue, self._queued_bytes = kept, sum(queued.encoded.size_bytes for queued in kept)
         return dropped
 
     def _run(self) -> None:
@@ -127,10 +155,10 @@ class EventQueue:
                 while not self._queue:
                     self._changed.wait()
                 queued = self._queue.popleft()
-                self._queued_bytes -= queued.size
+                self._queued_bytes -= queued.encoded.size_bytes
                 self._writing = True
             try:
-                self._writer.write_fields(queued.fields)
+                self._writer.write_encoded(queued.encoded)
             except OutputGone as error:
                 with self._changed:
                     self._failure = error
@@ -139,3 +167,19 @@ class EventQueue:
             with self._changed:
                 self._writing = False
                 self._changed.notify_all()
+
+
+class _Stall:
+    """Measures for how many seconds the reader has taken no byte, from its construction on."""
+
+    def __init__(self, writer: EventWriter) -> None:
+        self._writer = writer
+        self.restart()
+
+    def restart(self) -> None:
+        self._progress, self._since = self._writer.progress(), time.monotonic()
+
+    def seconds(self) -> float:
+        if self._writer.progress() != self._progress:
+            self.restart()
+        return time.monotonic() - self._since

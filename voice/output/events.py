@@ -1,8 +1,13 @@
-"""The events on stdout: the contract that strangers build on.
+"""The events on stdout: the contract that other programs build on.
+
+Stage: output. Hypothesis, Transcript, Emotion -> event. No state, any thread.
+Raises: ``pydantic.ValidationError`` for a value that the contract does not allow, such as a confidence that is no number.
 
 One pydantic model per event; the order of the fields is the order of the keys. ``ts`` and ``seq`` are stamped by the writer when the
-line is written. ``config/events.schema.json`` is generated from these models (``python -m voice.output.events``), and a test
-keeps it current. A change here goes into the schema, README.md, CHANGELOG.md and the tests in one commit. No state.
+line is written. ``config/events.schema.json`` is generated from these models (``python -m voice.output.events``), and a test keeps it
+current. The models accept no unknown key, so that a misspelt one fails here. The schema allows unknown keys, so that a reader who
+validates lines goes on working when a key is added. A change here goes into the schema, CHANGELOG.md, the documentation and the tests
+in one commit.
 """
 
 from __future__ import annotations
@@ -28,10 +33,16 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 AudioMs = Annotated[int, Field(ge=0, description="ms on the audio clock: 0 is the first sample the process captured.")]
 
 
+def _allow_added_keys(json_schema: dict[str, Any]) -> None:
+    json_schema.pop("additionalProperties")
+
+
 class Event(BaseModel):
     """What all lines share."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, json_schema_serialization_defaults_required=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_serialization_defaults_required=True, json_schema_extra=_allow_added_keys
+    )
 
 
 class TokenTime(Event):
@@ -51,28 +62,31 @@ class EmotionSummary(Event):
 
 
 class PartialEvent(Event):
-    """Text of an utterance that goes on."""
+    """Text of an utterance that is still being spoken."""
 
     type: Literal["voice.asr_text.partial"] = "voice.asr_text.partial"
     ts: Ts = 0
     trace_id: TraceId
     source: str
-    text: Annotated[str, Field(min_length=1)]
-    confidence: Annotated[Probability, Field(description="Mean posterior of the tokens of text.")]
+    text: Annotated[str, Field(min_length=1, description="What to show.")]
+    confidence: Annotated[Probability, Field(description="Mean posterior of the tokens of raw_text.")]
     seq: Seq = 0
     start_ms: Annotated[AudioMs, Field(description="First speech sample of the utterance.")]
     end_ms: Annotated[AudioMs, Field(description="The audio decoded so far.")]
-    stable_chars: Annotated[int, Field(ge=0, description="Leading code points of text that no later partial of the utterance changes.")]
+    stable_chars: Annotated[
+        int, Field(ge=0, description="Leading code points of raw_text that begin raw_text of each later partial and of the final, too.")
+    ]
+    raw_text: Annotated[str, Field(min_length=1, description="Recognised text before punctuation and repairs; equal to text in partials.")]
 
 
 class FinalEvent(Event):
-    """Text of a finished utterance; it changes no more."""
+    """Text of a finished utterance. Only its emotion and errors may follow."""
 
     type: Literal["voice.asr_text.final"] = "voice.asr_text.final"
     ts: Ts = 0
     trace_id: TraceId
     source: str
-    text: str
+    text: Annotated[str, Field(description="What to show: raw_text with punctuation and, where configured, numbers, repairs, second pass.")]
     confidence: Annotated[Probability, Field(description="Mean posterior of the tokens; 0 where there is none.")]
     seq: Seq = 0
     start_ms: Annotated[AudioMs, Field(description="First speech sample as decided, without pre-roll.")]
@@ -136,6 +150,9 @@ class StatusEvent(Event):
     schema_version: Annotated[str | None, Field(description="Of these events; in ready.")] = None
     model: Annotated[str | None, Field(description="Name of the recognition model; in ready.")] = None
     totals: Annotated[Totals | None, Field(description="In stopped.")] = None
+    device: Annotated[str | None, Field(description="Name of the microphone; in listening and audio_restored.")] = None
+    rate_hz: Annotated[int | None, Field(gt=0, description="Sample rate of the input; in listening and audio_restored.")] = None
+    channels: Annotated[int | None, Field(gt=0, description="Channels of the input; in listening and audio_restored.")] = None
 
 
 class SpeechStartedEvent(Event):
@@ -174,6 +191,7 @@ def partial_event(trace_id: str, source: str, hypothesis: Hypothesis, start_samp
         start_ms=samples_to_ms(start_sample),
         end_ms=samples_to_ms(end_sample),
         stable_chars=hypothesis.stable_chars,
+        raw_text=hypothesis.text,
     )
 
 

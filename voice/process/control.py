@@ -1,66 +1,127 @@
-"""Commands of the parent on stdin: one JSON line each -> ``Command``.
+"""Commands of the parent on stdin: one JSON line each -> ``TimedCommand``.
 
-``{"command": "mute"}``, ``unmute``, ``endpoint``, ``stop``. A thread reads, whoever runs the pipeline takes. A line that is none of these
-is handed over as ``ControlInvalid``; the end of stdin is no command.
+``{"command": "mute"}``, ``unmute``, ``endpoint``, ``stop``. A thread reads from the start of the process; ``stop`` is obeyed there at once,
+whatever waits before it, the others wait in a bounded queue until the loop takes them. A line that is no command is handed over as
+``ControlInvalid``; of many only the first few, then their number. The end of stdin is no command.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import queue
+import select
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 import structlog
 
 from voice.errors import ControlInvalid
+from voice.process.clock import clock_sec
 
 Command = Literal["mute", "unmute", "endpoint", "stop"]
 
+MAX_WAITING = 1_000
+"""Commands that wait; more than that are dropped and counted."""
+_MAX_INVALID = 5
+"""Invalid lines that are handed over one by one between two calls of ``take``."""
+_READ_BYTES = 65_536
 _LONGEST_LINE = 4_096
 _SHOWN = 80
+_POLL_SEC = 1.0
 
 log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class TimedCommand:
+    """A command, and when it came."""
+
+    command: Command
+    arrived_at: float
+    """``clock_sec()`` when its line was read."""
 
 
 class ControlChannel:
     """The commands that arrive at a descriptor."""
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, on_stop: Callable[[], None]) -> None:
+        """Read commands from ``descriptor``; ``on_stop`` is called on the reading thread."""
         self._descriptor = descriptor
-        self._commands: queue.SimpleQueue[Command | ControlInvalid] = queue.SimpleQueue()
+        self._on_stop = on_stop
+        self._lock = threading.Lock()
+        self._commands: list[TimedCommand] = []
+        self._invalid: list[ControlInvalid] = []
+        self._num_invalid = self._num_dropped = 0
         threading.Thread(target=self._run, name="control", daemon=True).start()
 
-    def take(self) -> list[Command | ControlInvalid]:
+    def take(self) -> list[TimedCommand | ControlInvalid]:
         """What arrived since the last call."""
-        taken = []
-        while not self._commands.empty():  # one taker
-            taken.append(self._commands.get())
+        with self._lock:
+            taken: list[TimedCommand | ControlInvalid] = [*self._commands, *self._invalid]
+            more = self._num_invalid - len(self._invalid)
+            if more:
+                taken.append(ControlInvalid(f"{more} more lines are no commands"))
+            if self._num_dropped:
+                taken.append(ControlInvalid(f"{self._num_dropped} commands were dropped: more than {MAX_WAITING} waited"))
+            self._commands, self._invalid = [], []
+            self._num_invalid = self._num_dropped = 0
         return taken
 
     def _run(self) -> None:
-        rest = b""
+        rest, skipping = b"", False
+        while data := self._read():
+            *lines, rest = (rest + data).split(b"\n")
+            if skipping and lines:  # the rest of the line that was too long
+                del lines[0]
+                skipping = False
+            for line in lines:
+                self._take_line(line)
+            if len(rest) > _LONGEST_LINE:
+                if not skipping:
+                    self._take_line(rest)
+                rest, skipping = b"", True
+        if rest and not skipping:
+            self._take_line(rest)
+        log.debug("control_ended")
+
+    def _read(self) -> bytes:
+        """The next bytes; nothing at the end. A descriptor that does not block is waited for."""
         while True:
             try:
-                data = os.read(self._descriptor, _LONGEST_LINE)
+                return os.read(self._descriptor, _READ_BYTES)
+            except BlockingIOError:
+                select.select([self._descriptor], [], [], _POLL_SEC)
             except OSError as error:
                 log.warning("control_ended", error=str(error))
-                return
-            *lines, rest = (rest + data).split(b"\n")
-            if not data or len(rest) > _LONGEST_LINE:
-                lines, rest = [*lines, rest], b""
-            for line in lines:
-                if line.strip():
-                    self._commands.put(parse_command(line))
-            if not data:
-                log.debug("control_ended")
-                return
+                return b""
+
+    def _take_line(self, line: bytes) -> None:
+        if not line.strip():
+            return
+        answer = parse_command(line)
+        if answer == "stop":
+            self._on_stop()
+            return
+        with self._lock:
+            if isinstance(answer, ControlInvalid):
+                self._num_invalid += 1
+                if len(self._invalid) < _MAX_INVALID:
+                    self._invalid.append(answer)
+            elif answer != "endpoint" and self._commands and self._commands[-1].command == answer:
+                pass  # muted twice is muted
+            elif len(self._commands) < MAX_WAITING:
+                self._commands.append(TimedCommand(answer, clock_sec()))
+            else:
+                self._num_dropped += 1
 
 
 def parse_command(line: bytes) -> Command | ControlInvalid:
     """The command of a line, or what is wrong with it."""
     shown = line[:_SHOWN].decode("utf-8", errors="replace").strip()
+    if len(line) > _LONGEST_LINE:
+        return ControlInvalid(f"{shown!r} begins a line of more than {_LONGEST_LINE} bytes")
     try:
         content = json.loads(line)
     except (ValueError, RecursionError):

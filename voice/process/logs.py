@@ -49,3 +49,4 @@ def configure_logs(log_format: LogFormat, level: str) -> None:
     root.setLevel(logging.WARNING)  # libraries: FunASR alone logs a dozen lines at INFO for each model
     logging.getLogger("voice").setLevel(level.upper())
     logging.captureWarnings(capture=True)
+    logging.raiseExceptions = False  # a handler that cannot write prints a traceback to the stderr it cannot write to

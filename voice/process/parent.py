@@ -1,7 +1,7 @@
 """Notices that the parent process is gone, so that nobody is left behind holding the microphone.
 
-The parent's pid is remembered and compared every 250 ms: a pipe tells only when something is written or read, and Linux's
-``PR_SET_PDEATHSIG`` fires when the *thread* that spawned us ends.
+The parent's pid is read in the first line of the process (``start.py``) and compared every 250 ms: a pipe tells only when something is
+written or read, and Linux's ``PR_SET_PDEATHSIG`` fires when the *thread* that spawned us ends. One thread; no other state.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def stdin_is_pipe() -> bool:
     return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
 
 
-def watch_parent(gone: Callable[[], None]) -> None:
-    """Call ``gone`` on a thread of its own as soon as the process that is our parent now has ended."""
-    wait = _wait_on_windows(os.getppid()) if sys.platform == "win32" else _wait(os.getppid())
+def watch_parent(gone: Callable[[], None], parent_pid: int) -> None:
+    """Call ``gone`` on a thread of its own as soon as the process ``parent_pid``, our parent at the start, has ended."""
+    wait = _wait_on_windows(parent_pid) if sys.platform == "win32" else _wait(parent_pid)
 
     def run() -> None:
         wait()

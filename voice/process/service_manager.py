@@ -11,7 +11,7 @@ import socket
 from typing import Literal
 
 
-def notify(message: Literal["READY=1", "WATCHDOG=1", "STOPPING=1"]) -> None:
+def notify(message: Literal["READY=1", "WATCHDOG=1", "STOPPING=1", "EXTEND_TIMEOUT_USEC=120000000"]) -> None:
     """Send a message; a manager that cannot be reached is none."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")) or not hasattr(socket, "AF_UNIX"):

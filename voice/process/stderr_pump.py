@@ -1,16 +1,18 @@
-"""Keeps a stderr that nobody reads from freezing the process.
+"""Keeps a stderr that nobody reads, or that has no room, from stopping the process.
 
-A parent that spawns the service and never reads its stderr fills that pipe within minutes; whoever writes to it then waits for ever:
-the log, a library's ``print``, C code. So descriptor 2, where it is a pipe or a socket, becomes a pipe of our own. One thread always
-reads it, a second hands on what there is room for; lines beyond the bound are dropped, and how many is said when somebody reads
-again. Terminals and files are left alone: they do not stall, and a crash in C code reaches them unbuffered.
+A parent that spawns the service and never reads its stderr fills that pipe within minutes; whoever writes to it then waits for ever: the
+log, a library's ``print``, C code. On a full disk such a ``print`` raises. So descriptor 2 becomes a pipe of our own, unless it is a
+terminal. One thread always reads it, a second writes what there is room for; lines beyond the bound are dropped, and their number is
+written when there is room again. A crash in C code reaches the real stderr directly (``faulthandler``).
 """
 
 from __future__ import annotations
 
+import enum
+import errno
 import faulthandler
 import os
-import stat
+import select
 import sys
 import threading
 import time
@@ -19,6 +21,7 @@ from collections import deque
 MAX_WAITING_BYTES = 2**20
 _CHUNK_BYTES = 65_536
 _WAIT_SEC = 0.1
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class StderrPump:
@@ -67,9 +70,10 @@ class StderrPump:
         self._in_line = not piece.endswith(b"\n")
 
     def _hand_on(self) -> None:
+        full = False
         while not self._gone:
             with self._changed:
-                while not self._waiting and not self._dropped_lines:
+                while not self._waiting and (full or not self._dropped_lines):
                     self._changed.wait()
                 pieces, dropped = b"".join(self._waiting), self._dropped_lines
                 self._waiting.clear()
@@ -77,9 +81,12 @@ class StderrPump:
             if dropped:
                 end = b"" if pieces.endswith(b"\n") or not pieces else b"\n"
                 pieces += end + b"stderr was not read: %d log lines were dropped here\n" % dropped
-            gone = not _written(self.target, pieces)  # then what arrives is still taken, and dropped
+            outcome = _write(self.target, pieces)
+            full = outcome is _Outcome.FULL
             with self._changed:
-                self._writing, self._gone = False, gone
+                if full:  # the next lines are tried again
+                    self._dropped_lines += dropped + pieces.count(b"\n") - bool(dropped)
+                self._writing, self._gone = False, outcome is _Outcome.GONE  # then what arrives is still taken, and dropped
                 self._changed.notify_all()
 
 
@@ -89,11 +96,7 @@ def pump_stderr(*others: int) -> StderrPump | None:
     Args:
         others: descriptors that point at stderr too, and shall go on to.
     """
-    try:
-        mode = os.fstat(2).st_mode
-    except OSError:
-        return None
-    if sys.platform == "win32" or not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)):
+    if sys.platform == "win32" or os.isatty(2):
         return None
     target = os.dup(2)
     faulthandler.enable(target)  # a crash in C code leaves no time for the pump
@@ -115,12 +118,22 @@ def end_pump(pump: StderrPump | None, timeout_sec: float) -> None:
     pump.drain(timeout_sec)
 
 
-def _written(descriptor: int, data: bytes) -> bool:
-    """Write all of it; False when nobody is there any more."""
+class _Outcome(enum.Enum):
+    WRITTEN = enum.auto()
+    FULL = enum.auto()
+    """There is no room now: a full disk."""
+    GONE = enum.auto()
+    """Nobody is there any more."""
+
+
+def _write(descriptor: int, data: bytes) -> _Outcome:
+    """Write all of it; a descriptor that a parent made non-blocking is waited for."""
     view = memoryview(data)
-    try:
-        while view:
+    while view:
+        try:
             view = view[os.write(descriptor, view) :]
-    except OSError:
-        return False
-    return True
+        except BlockingIOError:
+            select.select([], [descriptor], [], 1.0)
+        except OSError as error:
+            return _Outcome.FULL if error.errno in _FULL else _Outcome.GONE
+    return _Outcome.WRITTEN

@@ -1,15 +1,15 @@
-"""Sliced mode: no model state between slices, only left-context audio and the committed tokens.
+"""Sliced mode: no model state between slices, only the audio of the left context and the committed tokens.
 
-Samples of one utterance -> ``Hypothesis`` without a provisional part. Every slice a window (context + slice) is decoded as one
-chunk with fresh caches; what stands behind the committed tokens is appended. Nothing is ever taken back, and the cost of
-a slice is bounded by the window::
+Samples of one utterance -> ``Hypothesis`` without a provisional part. After every slice, a window (context and slice) is decoded as one
+chunk without history. Its tokens are aligned with the committed ones, and those after the alignment are appended. A committed
+token is never changed, and the cost of a slice is bounded by the length of the window::
 
       committed 打 开 客 厅
-      window  [    开 客 厅 的 灯 ]      的 is appended, 灯 stands in the edge: it waits for the next slice or the flush
+      window  [    开 客 厅 的 灯 ]      的 is appended; 灯 lies in the edge and waits for the next slice or the end
               |--- context ---|- slice -|
                                     |edge
 
-A token that may yet turn out to be part of a hotword waits for one slice too. Worker thread only; any exception leaves the stream unusable.
+A token that may yet become part of a hotword waits for one slice too. Worker thread only; any exception leaves the stream unusable.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ import numpy as np
 
 from voice.audio import Samples
 from voice.recognition.alignment import continuation
+from voice.recognition.engine import FRAME_SAMPLES, Engine
 from voice.recognition.hotwords import HotwordGraph
+from voice.recognition.posteriors import decode_whole
 from voice.recognition.search import TokenSearch
-from voice.recognition.torch_engine import FRAME_SAMPLES, Paraformer, read_whole
 from voice.transcript import CONTINUES, Hypothesis, Token
 
 _TIME_SLACK_SAMPLES = 2 * FRAME_SAMPLES
-"""A committed token may end so much before the window and still be heard in it: CIF times move a frame or two with context."""
+"""A committed token that ends up to this long before the window may be in it again: CIF times vary by a frame or two with context."""
 _CUT_SAMPLES = 8 * FRAME_SAMPLES
-"""So long the decoder may mishear what stands at the window's start, for lack of left context."""
+"""Tokens that end within this many samples of the window's start are unreliable: they have no left context."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Lengths:
-    """In samples."""
+    """All in samples."""
 
     slice: int
     context: int
@@ -43,37 +44,37 @@ class _Lengths:
 
 
 class SlicedRecognizer:
-    """Sliced decoding with the weights of ``model``."""
+    """Sliced decoding with the weights of ``engine``."""
 
     source = "funasr.paraformer-zh-streaming"
 
     def __init__(
         self,
-        model: Paraformer,
+        engine: Engine,
         *,
         slice_samples: int,
         context_samples: int,
         edge_samples: int,
         hotwords: Callable[[], HotwordGraph] = HotwordGraph,
     ) -> None:
-        self._model = model
+        self._engine = engine
         self._lengths = _Lengths(slice_samples, context_samples, edge_samples)
         self._hotwords = hotwords
 
     def create_stream(self, first_sample: int) -> SlicedStream:
         """A stream for an utterance whose audio begins at ``first_sample``."""
-        return SlicedStream(self._model, self._lengths, self._hotwords(), first_sample)
+        return SlicedStream(self._engine, self._lengths, self._hotwords(), first_sample)
 
 
 class SlicedStream:
     """One utterance in sliced mode."""
 
-    def __init__(self, model: Paraformer, lengths: _Lengths, hotwords: HotwordGraph, first_sample: int) -> None:
-        self._model = model
+    def __init__(self, engine: Engine, lengths: _Lengths, hotwords: HotwordGraph, first_sample: int) -> None:
+        self._engine = engine
         self._lengths = lengths
         self._hotwords = hotwords
         self._waited = False
-        """Whether tokens waited at the last slice for the end of a match."""
+        """Whether the last slice kept tokens back that a hotword may still change. They wait for one slice only."""
         self._window = np.zeros(0, np.float32)
         self._pending = np.zeros(0, np.float32)
         self._committed: list[Token] = []
@@ -81,7 +82,7 @@ class SlicedStream:
 
     def accept(self, samples: Samples, *, provisional: bool = True) -> bool:
         """Decode every slice that is complete with these samples."""
-        del provisional  # there is no such part in this mode
+        del provisional  # this mode has no provisional part
         self._pending = np.concatenate((self._pending, samples))
         decoded = len(self._pending) >= self._lengths.slice
         while len(self._pending) >= self._lengths.slice:
@@ -90,21 +91,21 @@ class SlicedStream:
         return decoded
 
     def hypothesis(self) -> Hypothesis:
-        """The committed tokens, without a trailing Latin word that the next slice may continue."""
+        """The committed tokens, but for a trailing Latin word, which the next slice may continue."""
         shown = list(self._committed)
         while shown and (CONTINUES in shown[-1].text or shown[-1].text.isascii()):
             shown.pop()
         return Hypothesis(tuple(shown))
 
     def finish(self) -> Hypothesis:
-        """Decode the rest; nothing is held back at the edge."""
+        """Decode the rest; tokens in the edge are committed too."""
         self._decode(self._pending, is_final=True)
         self._pending = self._pending[:0]
         return Hypothesis(tuple(self._committed))
 
     def copy(self) -> SlicedStream:
-        """A stream that goes on by itself from here."""
-        other = SlicedStream(self._model, self._lengths, self._hotwords, self.decoded_until)
+        """A stream that goes on independently from here."""
+        other = SlicedStream(self._engine, self._lengths, self._hotwords, self.decoded_until)
         other._window, other._pending, other._waited = self._window, self._pending, self._waited
         other._committed = list(self._committed)
         return other
@@ -115,8 +116,8 @@ class SlicedStream:
         decided, undecided = self._decode_window(is_final=is_final)
         tokens = decided + undecided
         begin = self.decoded_until - len(self._window)
-        heard = itertools.takewhile(lambda token: token.end_sample > begin - _TIME_SLACK_SAMPLES, reversed(self._committed))
-        first_new = continuation(list(heard)[::-1], tokens, begin + _CUT_SAMPLES)
+        overlapping = itertools.takewhile(lambda token: token.end_sample > begin - _TIME_SLACK_SAMPLES, reversed(self._committed))
+        first_new = continuation(list(overlapping)[::-1], tokens, begin + _CUT_SAMPLES)
         edge = self.decoded_until if is_final else self.decoded_until - self._lengths.edge
         ready = list(itertools.takewhile(lambda token: is_final or token.end_sample <= edge, tokens[first_new:]))
         waiting = first_new + len(ready) - max(first_new, len(decided))
@@ -127,7 +128,7 @@ class SlicedStream:
         self._committed += ready
 
     def _decode_window(self, *, is_final: bool) -> tuple[list[Token], list[Token]]:
-        """The tokens of the window, decoded as one chunk with full attention and no history; then those that a hotword may change."""
-        search = TokenSearch(self._model.vocabulary, self._hotwords)
-        readings = read_whole(self._model, self._window, self.decoded_until - len(self._window), is_final=is_final)
-        return search.advance(readings), search.finish()
+        """The tokens of the window that are decided, then those that a hotword may still change."""
+        search = TokenSearch(self._engine.vocabulary, self._hotwords)
+        posteriors = decode_whole(self._engine, self._window, self.decoded_until - len(self._window), is_final=is_final)
+        return search.advance(posteriors), search.finish()

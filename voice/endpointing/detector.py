@@ -1,0 +1,85 @@
+"""Voice activity and endpointing as one step: windows of the signal -> where speech starts and ends.
+
+It owns the voice activity model's stream and the endpointer. A window at which the model gives no number counts as silence; the first of a
+series is reported (``take_failure``). After any other exception ``recover`` renews the model's state. Worker thread.
+"""
+
+from __future__ import annotations
+
+import structlog
+
+from voice.audio import Samples, rms
+from voice.endpointing.endpointer import Endpointer, EndpointerSettings, SpeechEnded, SpeechStarted, State, VadFailed, VoiceActivity
+from voice.errors import describe
+from voice.transcript import Endpoint
+
+log = structlog.get_logger()
+
+
+class SpeechDetector:
+    """A voice activity model and the decisions on its answers."""
+
+    def __init__(self, vad: VoiceActivity, settings: EndpointerSettings) -> None:
+        self._vad = vad
+        self._endpointer = Endpointer(settings)
+        self._accepting = False
+        self._fails = False
+        self._failure: str | None = None
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nobody speaks, nor may have begun to."""
+        return self._endpointer.state is State.QUIET
+
+    @property
+    def decode_limit(self) -> int:
+        """Audio from this sample on must wait: it may be trailing silence, or belong to the next utterance."""
+        return self._endpointer.decode_limit
+
+    @property
+    def rejected_samples(self) -> int:
+        """Speech quieter than ``min_rms`` so far."""
+        return self._endpointer.rejected_samples
+
+    def expected_end(self, now: int) -> SpeechEnded | None:
+        """The end of the utterance in flight, should speech not resume; None before so much silence that audio waits for it."""
+        return self._endpointer.expected_end(now)
+
+    def accept(self, start: int, window: Samples) -> list[SpeechStarted | SpeechEnded]:
+        """Take the window that begins at sample ``start``."""
+        self._accepting = True
+        decisions = self._endpointer.step(start, start + len(window), self._probability(window), rms(window))
+        self._accepting = False
+        return decisions
+
+    def end(self, at: int, endpoint: Endpoint) -> list[SpeechEnded]:
+        """The signal ends at sample ``at``: so does the utterance in flight. ``reset`` follows."""
+        return self._endpointer.end(at, endpoint)
+
+    def reset(self) -> None:
+        """Forget the signal so far: the next window does not follow it."""
+        self._vad.reset()
+
+    def recover(self) -> bool:
+        """After an exception: whether it struck here. The model then goes on without a memory of the signal."""
+        struck, self._accepting = self._accepting, False
+        if struck:
+            self._vad.reset()
+        return struck
+
+    def take_failure(self) -> str | None:
+        """What the first window of a series without an answer is to be reported with."""
+        failure, self._failure = self._failure, None
+        return failure
+
+    def _probability(self, window: Samples) -> float:
+        try:
+            probability = self._vad.probability(window)
+        except VadFailed as error:  # it has reset itself
+            if not self._fails:
+                self._failure = describe(error)
+                log.warning("vad_failed", error=self._failure)
+            self._fails = True
+            return 0.0
+        self._fails = False
+        return probability

@@ -1,0 +1,280 @@
+"""The loop of a run: blocks and commands in the order of their time -> the pipeline -> events.
+
+It holds the source, the pipeline, the writer and the stop request, and what the loop itself knows: whether audio comes, whether it is
+muted, which commands wait for their audio, how often inference failed in a row. Worker thread. Raises ``OutputGone``, and whatever a model
+raises more often than ``max_failures`` in a row.
+
+A command takes effect at the sample that was captured when it arrived: audio captured before a mute is recognised, audio captured before an
+unmute is not, however much audio waits.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections import deque
+from collections.abc import Callable
+
+import structlog
+
+from voice.audio import AudioBlock
+from voice.capture.source import AudioSource
+from voice.errors import EXIT_OK, AudioDeviceUnavailable, ControlInvalid, InputError, VoiceError, describe
+from voice.output.event_queue import EventQueue
+from voice.output.events import AnyEvent, ErrorEvent, FinalEvent, PartialEvent
+from voice.output.recorder import Recorder
+from voice.pipeline import Pipeline
+from voice.process.clock import clock_sec
+from voice.process.control import ControlChannel, TimedCommand
+from voice.process.service_manager import notify
+from voice.process.stop import StopRequest
+from voice.transcript import Endpoint
+from voice.utterance import UtteranceSummary
+
+_READ_TIMEOUT_SEC = 0.25
+_DRAIN_SEC = 2.0
+"""Audio that waits at a stop is decoded for so long; the rest counts as lost, so that the final comes within 3 s."""
+_LAST_RECORDINGS_SEC = 0.5
+_LATE_LABELS_SEC, _LATE_LABELS_STOPPED_SEC = 10.0, 0.5
+"""At the end of the input, or at a stop, labels that are still being computed are waited for so long."""
+_COMMAND_WAITS_SEC = 1.0
+"""While no audio comes, a command waits so long for the audio captured before it: longer than any device delivers late."""
+
+log = structlog.get_logger()
+
+
+class Listening:
+    """One source, recognised until its end or a stop."""
+
+    def __init__(
+        self,
+        source: AudioSource,
+        pipeline: Pipeline,
+        writer: EventQueue,
+        stop: StopRequest,
+        *,
+        status: Callable[..., None],
+        max_failures: int,
+        control: ControlChannel | None,
+        recorder: Recorder | None,
+    ) -> None:
+        """Take everything that a run needs.
+
+        Args:
+            source: open.
+            pipeline: with its models loaded.
+            writer: takes the events.
+            stop: ends the loop.
+            status: called with a state and fields; writes a status event where these are wanted.
+            max_failures: failures of inference in a row, without a partial or a final between them, that are survived.
+            control: commands of the parent process.
+            recorder: takes the utterances' audio from the pipeline; its failures are reported here.
+        """
+        self._source = source
+        self._pipeline = pipeline
+        self._writer = writer
+        self._stop = stop
+        self._status = status
+        self._max_failures = max_failures
+        self._control = control
+        self._recorder = recorder
+        self._commands: deque[TimedCommand] = deque()
+        self._started = self._hears = self._away = self._muted = False
+        self._failures_in_a_row = 0
+        self._compute_sec = self._queue_peak_sec = 0.0
+        self._notified_at = 0.0
+
+    def run(self) -> int:
+        """Until the input ends, a stop is requested, or the input fails; the exit code."""
+        try:
+            code = self._listen()
+            self._await_labels()
+            self._report_recordings(_LAST_RECORDINGS_SEC)
+        except VoiceError:
+            raise
+        except Exception:
+            self._write(self._pipeline.abandon())
+            raise
+        return code
+
+    def _listen(self) -> int:
+        try:
+            if self._source.format is not None:
+                self._announce_audio()
+            while not self._source.ended and not self._stop.requested:
+                self._writer.check_reader()
+                self._notify_alive()
+                self._take_commands()
+                self._advance(self._read())
+                self._write(self._pipeline.late_labels())
+                self._report_recordings()
+            self._drain()
+        except InputError as error:
+            return self._input_failed(error)
+        self._finish("shutdown" if self._stop.requested else "end_of_input")
+        return EXIT_OK
+
+    def _input_failed(self, error: InputError) -> int:
+        """The input is of no use any more: report it, give the utterance in flight its final."""
+        log.error("input_failed", error=describe(error))
+        self._write(self._pipeline.report_error(error.error_code, describe(error), recoverable=False))
+        self._source.close()
+        self._finish("audio_lost" if isinstance(error, AudioDeviceUnavailable) else "end_of_input")
+        return error.exit_code
+
+    def _read(self) -> AudioBlock | None:
+        """The next block, if there is one; a microphone that may come back is reported lost, and restored."""
+        try:
+            block = self._source.read(_READ_TIMEOUT_SEC)
+        except AudioDeviceUnavailable as error:
+            if not self._source.recovers:
+                raise
+            log.error("microphone_lost", error=describe(error))
+            self._write(self._pipeline.report_error(error.error_code, describe(error), recoverable=True))
+            self._finish("audio_lost")
+            self._status("audio_lost")
+            self._hears, self._away = False, True
+            return None
+        if not self._hears and self._source.format is not None:
+            self._announce_audio()
+        return block
+
+    def _announce_audio(self) -> None:
+        """Audio comes: the input is open, of a device the first block is there, or the first after a loss."""
+        self._hears = True
+        if self._away:
+            self._away = False
+            log.info("microphone_restored", device=self._source.format and self._source.format.device)
+            self._status("audio_restored", **self._format_fields)
+        if not self._started:
+            self._started = True
+            notify("READY=1")
+            if not self._muted:
+                self._status("listening", **self._format_fields)
+
+    @property
+    def _format_fields(self) -> dict[str, object]:
+        audio = self._source.format
+        return {} if audio is None else {"device": audio.device, "rate_hz": audio.rate_hz, "channels": audio.channels}
+
+    def _take_commands(self) -> None:
+        for command in self._control.take() if self._control else ():
+            if isinstance(command, ControlInvalid):
+                log.warning("control_invalid", error=describe(command))
+                self._write(self._pipeline.report_error(command.error_code, describe(command), recoverable=True))
+            else:
+                self._commands.append(command)
+
+    def _advance(self, block: AudioBlock | None) -> None:
+        """Process a block, and follow each command that arrived before its end at the sample that was captured then."""
+        if block is None or block.captured_at is None:
+            timeless = block is not None or self._away
+            while self._commands and (timeless or clock_sec() - self._commands[0].arrived_at > _COMMAND_WAITS_SEC):
+                self._follow(self._commands.popleft())
+            if block is not None:
+                self._process(block)
+            return
+        end = block.captured_at + block.duration_sec
+        while self._commands and self._commands[0].arrived_at <= end:
+            command = self._commands.popleft()
+            before, block = block.split(command.arrived_at)
+            self._process(before)
+            self._follow(command)
+        self._process(block)
+
+    def _follow(self, timed: TimedCommand) -> None:
+        log.info("command", command=timed.command)
+        if timed.command == "endpoint":
+            self._finish("requested")
+        elif self._muted != (timed.command == "mute"):
+            self._muted = timed.command == "mute"
+            if self._muted:
+                self._finish("muted")
+                self._status("muted")
+            elif self._hears:
+                self._status("listening", **self._format_fields)
+
+    def _process(self, block: AudioBlock) -> None:
+        if self._muted:
+            self._guarded(lambda: self._pipeline.skip(block))
+            return
+        self._guarded(lambda: self._pipeline.process(block, self._source.waiting_sec))
+        self._queue_peak_sec = max(self._queue_peak_sec, self._source.waiting_sec)
+
+    def _finish(self, endpoint: Endpoint) -> None:
+        self._guarded(lambda: self._pipeline.finish(endpoint))
+
+    def _drain(self) -> None:
+        """Decode what waits while there is time; commands that wait for their audio are followed."""
+        self._source.close()
+        deadline = time.monotonic() + _DRAIN_SEC
+        while (block := self._source.read(0)) is not None:
+            if time.monotonic() < deadline:
+                self._advance(block)
+            elif not self._muted:
+                self._pipeline.discard(block)
+
+    def _await_labels(self) -> None:
+        """Give labels that are late a last chance; those that miss it become errors."""
+        deadline = time.monotonic() + _LATE_LABELS_SEC
+        while self._pipeline.busy and time.monotonic() < deadline and not self._stop.requested:
+            self._write(self._pipeline.late_labels(_READ_TIMEOUT_SEC))
+            self._writer.check_reader()
+        self._write(self._pipeline.late_labels(_LATE_LABELS_STOPPED_SEC if self._stop.requested else 0.0, last=True))
+
+    def _report_recordings(self, wait_sec: float = 0.0) -> None:
+        """Report missing recordings, once until one could be written again; what still waits to be written gets so long."""
+        if self._recorder is None:
+            return
+        self._recorder.drain(wait_sec)
+        for reason in self._recorder.take_failures():
+            self._write(self._pipeline.report_error("record_failed", reason, recoverable=True))
+
+    def _notify_alive(self) -> None:
+        """Tell the service manager, once a second, that this thread goes round, also while a microphone is waited for at the start."""
+        now = time.monotonic()
+        if now - self._notified_at > 1:
+            self._notified_at = now
+            notify("WATCHDOG=1" if self._started else "EXTEND_TIMEOUT_USEC=120000000")
+
+    def _guarded(self, call: Callable[[], list[AnyEvent]]) -> None:
+        """Run the pipeline; an exception costs neither the process nor the final, unless it keeps coming."""
+        in_utterance = self._pipeline.in_utterance
+        started = time.perf_counter()
+        while True:
+            try:
+                events = call()
+                break
+            except VoiceError:
+                raise
+            except Exception as error:
+                self._failures_in_a_row += 1
+                log.exception("inference_failed", in_a_row=self._failures_in_a_row)
+                if self._failures_in_a_row > self._max_failures:
+                    raise
+                call = functools.partial(self._pipeline.recover, error)
+        if any(isinstance(event, PartialEvent | FinalEvent) for event in events) and not any(
+            isinstance(event, ErrorEvent) for event in events
+        ):
+            self._failures_in_a_row = 0
+        self._write(events)
+        if in_utterance or self._pipeline.in_utterance:
+            self._compute_sec += time.perf_counter() - started
+        for summary in self._pipeline.take_summaries():
+            self._log_utterance(summary)
+
+    def _log_utterance(self, summary: UtteranceSummary) -> None:
+        """The one canonical line of an utterance; nothing of what was said."""
+        audio_sec = max(summary.end_sample - summary.start_sample, 1) / 16_000
+        log.info(
+            "utterance_finished",
+            **summary.log_fields,
+            compute_ms=round(self._compute_sec * 1000),
+            real_time_factor=round(self._compute_sec / audio_sec, 3),
+            queue_peak_sec=round(self._queue_peak_sec, 2),
+        )
+        self._compute_sec = self._queue_peak_sec = 0.0
+
+    def _write(self, events: list[AnyEvent]) -> None:
+        for event in events:
+            self._writer.write(event)

@@ -1,0 +1,62 @@
+"""The first step of both entries: Python and the packages are checked before anything imports them.
+
+Mode -> exit code of the run. No state, main thread. What is missing is one line on stderr and exit code 2. This file is also parsed by
+Pythons that are too old to run the service, so it uses no recent syntax and imports the rest inside ``run``.
+"""
+
+import importlib.util
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from voice.config import Mode
+    from voice.process.start import Start
+
+OLDEST_PYTHON = (3, 10)
+NEWEST_PYTHON = (3, 12)
+PACKAGES = (
+    "torch",
+    "funasr",
+    "kaldi_native_fbank",
+    "onnxruntime",
+    "silero_vad",
+    "numpy",
+    "sounddevice",
+    "soundfile",
+    "soxr",
+    "structlog",
+    "pydantic",
+    "pydantic_settings",
+    "yaml",
+    "pypinyin",
+    "wetext",
+)
+"""The modules of requirements.txt. torchaudio is not needed on a CPU, setuptools only by FunASR on Python 3.12."""
+EXIT_CONFIG = 2
+"""As in ``voice.errors``, which an old Python cannot import."""
+
+
+def run(mode: "Mode", start: "Start") -> int:
+    """Run the service in ``mode``; its exit code, or 2 where Python or a package does not fit."""
+    python = sys.version_info[:2]
+    if not OLDEST_PYTHON <= python <= NEWEST_PYTHON:
+        needed = f"{_text(OLDEST_PYTHON)} to {_text(NEWEST_PYTHON)} is needed"
+        return _refuse(f"Python {_text(python)} does not fit, {needed}: `make demo` sets up one in .venv")
+    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        return _refuse(f"packages are missing ({', '.join(missing)}): `make demo` installs them in .venv, start with .venv/bin/python")
+    try:
+        from voice.cli import main  # noqa: PLC0415 -- it imports the packages
+    except (ImportError, OSError) as error:  # OSError where a shared library of a package is missing
+        reason = " ".join(str(error).split())[:300]
+        return _refuse(f"a package is damaged ({reason}): `make demo` installs all in .venv, start with .venv/bin/python")
+    return main(mode, start)
+
+
+def _text(version: "tuple[int, int]") -> str:
+    return ".".join(map(str, version))
+
+
+def _refuse(reason: str) -> int:
+    sys.stderr.write(f"error: {reason}\n")
+    return EXIT_CONFIG
