@@ -197,8 +197,9 @@ def test_exact_silence_is_legal_and_opens_the_device_anew_once(microphone: Virtu
     events, code = service.finish()
     service.process.stderr.close()
     assert code == 0
-    assert [event["message"] for event in of_type(events, "error_event")] == []
     assert log.count("microphone_delivers_zeros") == 2, "one before the speech and one behind it"
+    errors = of_type(events, "error_event")
+    assert [(error["error_code"], error["recoverable"]) for error in errors] == [("audio_overrun", True)] * 2, "opening anew loses audio"
 
 
 def test_a_stop_is_obeyed_while_the_microphone_is_away_and_the_time_away_is_counted(microphone: VirtualMicrophone) -> None:

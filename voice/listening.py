@@ -25,7 +25,7 @@ from voice.output.events import AnyEvent, ErrorEvent, FinalEvent, PartialEvent
 from voice.output.recorder import Recorder
 from voice.pipeline import Pipeline
 from voice.process.clock import clock_sec
-from voice.process.control import ControlChannel, TimedCommand
+from voice.process.control import MAX_WAITING, ControlChannel, TimedCommand
 from voice.process.service_manager import notify
 from voice.process.stop import StopRequest
 from voice.transcript import Endpoint
@@ -158,7 +158,9 @@ class Listening:
         return {} if audio is None else {"device": audio.device, "rate_hz": audio.rate_hz, "channels": audio.channels}
 
     def _take_commands(self) -> None:
-        for command in self._control.take() if self._control else ():
+        if self._control is None or len(self._commands) >= MAX_WAITING:  # the channel counts what finds no room
+            return
+        for command in self._control.take():
             if isinstance(command, ControlInvalid):
                 log.warning("control_invalid", error=describe(command))
                 self._write(self._pipeline.report_error(command.error_code, describe(command), recoverable=True))

@@ -218,8 +218,8 @@ class Microphone:
 
     def _accept(self, capture: Capture) -> None:
         """Deliver the blocks of this opening from now on."""
+        capture.accept(self._audio_ended_at, announced=self._state is State.SEARCHING)
         self._capture, self._state = capture, State.CAPTURING
-        capture.accept(self._audio_ended_at)
         source = capture.stream.source.description if capture.stream else None
         log.info("microphone_opened", device=capture.name, rate_hz=capture.rate_hz, source=source)
 

@@ -121,7 +121,7 @@ class Capture:
         self._blocks = blocks
         self._ledger = ledger
         self._gap = GapMeter()
-        self._accepting = self._closing = self._finished = False
+        self._accepting = self._announced = self._closing = self._finished = False
         self.delivered = False
         """A block was captured since ``accept``."""
         self.audio_ended_at: float | None = None
@@ -157,14 +157,16 @@ class Capture:
         if not self._frames_arrived.wait(FIRST_BLOCK_SEC):
             raise AudioStalled(f"'{self.name}' delivered no audio for {FIRST_BLOCK_SEC:.1f} s after it was opened")
 
-    def accept(self, audio_ended_at: float | None) -> None:
+    def accept(self, audio_ended_at: float | None, *, announced: bool) -> None:
         """Deliver blocks from now on.
 
         Args:
             audio_ended_at: end of the audio that earlier openings captured; what is missing since then is reported as lost with the
                 first block. None at the first opening: nothing is missing before it.
+            announced: an error event about the missing audio was sent already.
         """
         self.audio_ended_at = audio_ended_at
+        self._announced = announced
         self._accepting = True
 
     def failure(self, stall_sec: float, watching_since: float) -> AudioDeviceLost | None:
@@ -202,7 +204,7 @@ class Capture:
             return
         block_sec = num_frames / self.rate_hz
         if not self.delivered and self.audio_ended_at is not None:
-            self._ledger.report(now - block_sec - self.audio_ended_at, "the microphone was away", announced=True)
+            self._ledger.report(now - block_sec - self.audio_ended_at, "the microphone was opened anew", announced=self._announced)
         lost, late = self._gap.lost_frames(now, num_frames, self.rate_hz, overflowed=bool(status.input_overflow))
         self._ledger.report(lost / self.rate_hz, "audio was lost between device and recogniser")
         self._ledger.report(late / self.rate_hz, "audio was lost between device and recogniser", late=True)

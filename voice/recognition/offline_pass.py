@@ -1,6 +1,6 @@
 """The second pass with a FunASR model made for whole utterances (``paraformer-zh``: ``Paraformer`` and its subclasses), on torch.
 
-Samples of one utterance -> tokens. No state but the weights. Runs on the thread of the finalizer. Raises ``NonFiniteOutput`` where the
+Samples of one utterance -> tokens. No state but the weights. Worker thread. Raises ``NonFiniteOutput`` where the
 model's output is not a number.
 """
 

@@ -1,6 +1,6 @@
 """The second pass with the weights of the first: the whole utterance is decoded once more, as one chunk.
 
-Samples of one utterance -> tokens. No state but the weights. Runs on the thread of the finalizer. Raises what the engine raises.
+Samples of one utterance -> tokens. No state but the weights. Worker thread. Raises what the engine raises.
 """
 
 from __future__ import annotations
