@@ -198,6 +198,15 @@ def test_the_graph_is_built_again_only_when_the_words_changed() -> None:
     assert graphs().is_empty
 
 
+def test_words_that_the_model_has_no_tokens_for_are_named() -> None:
+    words = (("周杰", 20.0), *[(f"{letter}猫", 20.0) for letter in "一二三四五六七八九十甲乙丙丁戊己庚辛壬癸子"])
+    with structlog.testing.capture_logs() as logs:
+        HotwordGraphs(lambda: words, list(TOKEN_IDS))()
+    (line,) = logs
+    assert (line["event"], line["log_level"], line["num_words"]) == ("hotwords_without_tokens", "warning", 21)
+    assert line["words"] == [word for word, _ in words[1:21]], "the first twenty"
+
+
 # --- the automaton --------------------------------------------------------------------------------------------------
 
 

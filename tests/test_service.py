@@ -209,6 +209,21 @@ def test_whatever_else_is_printed_to_stdout_lands_on_stderr(tmp_path: Path) -> N
         assert f"planted by {way}\n" in result.stderr
 
 
+def test_a_directory_in_path_that_may_not_be_read_costs_nothing_and_nobody_asks_for_ffmpeg(tmp_path: Path) -> None:
+    """FunASR runs ffmpeg when it is imported, fails where PATH is not readable, and prints four lines where there is none."""
+    (tmp_path / "locked").mkdir(mode=0)
+    (tmp_path / "fake").mkdir()
+    (tmp_path / "fake" / "ffmpeg").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n")
+    (tmp_path / "fake" / "ffmpeg").chmod(0o755)
+    planted = "import ctypes\nheader, none = (ctypes.c_uint32 * 2)(0x2008_0522, 0), (ctypes.c_uint32 * 6)()\n"
+    planted += "assert ctypes.CDLL(None).capset(header, none) == 0"  # root, too, then needs the mode bits of a directory
+    for path in (str(tmp_path / "locked"), str(tmp_path / "fake")):
+        result = run_service("streaming", "--input", wav("air_conditioner"), planted=planted, PATH=path)
+        assert (result.returncode, len(of_type(result.events, "final"))) == (0, 1)
+        assert "ffmpeg" not in result.stderr
+    assert not (tmp_path / "ran").exists()
+
+
 def test_torch_keeps_the_threads_that_were_set_after_all_loads() -> None:
     program = (
         "import torch; from voice.build import build_pipeline; from voice.config import load_settings\n"

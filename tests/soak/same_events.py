@@ -2,8 +2,8 @@
 
 Both run the entry of each mode, as a parent would, on every example and on the first hours of the soak's audio (``day.py``: commands with
 1.2 to 20 s of silence between them, 48 kHz). Lines are compared key by key; ``ts`` and ``trace_id`` differ in each run, and ``--ignore``
-names keys that were added since (``raw_text`` of partials). Both checkouts run on the Python that runs this script. Exit 1 where a line
-differs.
+names keys that were added since (``raw_text`` of partials). Both checkouts run on the Python that runs this script. The queue's rule that a
+newer partial takes the place of one that waits is switched off: which partials wait is chance. Exit 1 where a line differs.
 """
 
 from __future__ import annotations
@@ -19,6 +19,15 @@ from typing import Any
 import soundfile
 from day import INPUT_RATE_HZ, REPOSITORY, microphone
 from harness import ENTRIES, EXAMPLES, environment
+
+EVERY_PARTIAL = """
+import runpy, sys
+sys.path.insert(0, {checkout!r})
+from voice.output.event_queue import EventQueue
+EventQueue._replace = lambda self, newer: False
+sys.argv = {argv!r}
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def main() -> None:
@@ -53,7 +62,8 @@ def write_day(path: Path, hours: float) -> None:
 
 def events(checkout: Path, mode: str, path: Path, ignored: set[tuple[str, ...]]) -> list[dict[str, Any]]:
     """What a checkout's entry writes, less what differs from run to run."""
-    command = [sys.executable, str(checkout / ENTRIES[mode]), "--embedded", "--input", str(path), "--log-level", "error"]
+    argv = [str(checkout / ENTRIES[mode]), "--embedded", "--input", str(path), "--log-level", "error"]
+    command = [sys.executable, "-c", EVERY_PARTIAL.format(checkout=str(checkout), argv=argv)]
     output = subprocess.run(command, cwd="/", env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
     lines = [json.loads(line) for line in output.splitlines()]
     return [

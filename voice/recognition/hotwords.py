@@ -19,6 +19,8 @@ from voice.transcript import CONTINUES
 _NATS_PER_WEIGHT = 0.15
 """Log posterior that one unit of weight is worth for each token of the word: 20 lets a token be e^3 times less likely than another.
 bench/README.md has what others bring."""
+_NUM_NAMED = 20
+"""Words without tokens that the log names."""
 ROOT = 0
 
 log = structlog.get_logger()
@@ -140,9 +142,10 @@ class HotwordGraphs:
             spelt = [(spell(word, self._token_ids), weight) for word, weight in words]
             self._graph = HotwordGraph((ids, weight * _NATS_PER_WEIGHT) for ids, weight in spelt if ids is not None)
             self._current = words
-            unknown = sum(ids is None for ids, _ in spelt)
+            unknown = [word for (word, _), (ids, _) in zip(words, spelt, strict=True) if ids is None]
             if unknown:
-                log.warning("hotwords_without_tokens", num_words=unknown, reason="they hold characters that the model does not know")
+                reason = "they hold characters that the model does not know"
+                log.warning("hotwords_without_tokens", num_words=len(unknown), words=unknown[:_NUM_NAMED], reason=reason)
         return self._graph
 
 
