@@ -188,9 +188,9 @@ def test_exact_silence_is_legal_and_opens_the_device_anew_once(microphone: Virtu
         **microphone.variables,
     )
     service.wait_for(state("listening"))
-    time.sleep(5)
+    service.wait_for(is_error)
     speak(microphone, service)
-    time.sleep(3)
+    service.wait_for(is_error)
     assert service.process.stderr is not None
     service.process.send_signal(signal.SIGTERM)
     log = service.process.stderr.read().decode()

@@ -222,6 +222,7 @@ def test_an_empty_stream_and_a_very_short_one_finish_without_text(engine: TorchE
         assert stream.finish().text == "", length
 
 
+@pytest.mark.slow
 def test_the_flush_holds_every_token_of_funasrs_at_every_cut(engine: TorchEngine, auto_model: Any) -> None:
     """One utterance cut at every 20 ms across two chunks: equal where 960 samples remain, nothing less where fewer do."""
     samples, _ = example("temperature")
