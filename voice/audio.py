@@ -44,7 +44,7 @@ class AudioBlock:
     rate_hz: int
     """Frames per second of this block."""
     losses_before: int = 0
-    """Losses that the ledger had been told of when this block was captured: their audio is missing before it."""
+    """Number of losses that were reported to the ledger before this block was captured: their audio is missing before it."""
     captured_at: float | None = None
     """``clock_sec()`` at the first frame; None where the input is no live device."""
 

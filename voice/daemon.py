@@ -68,14 +68,10 @@ class Daemon:
             with self._stop.interrupting():
                 hotwords = HotwordList(settings.hotwords)
                 if settings.audio.input == "mic":
-                    directories = locate_models(settings)  # may download
-                    source = open_source(
-                        settings, ledger, stdin_closed=self._stdin_closed
-                    )  # what is said while models load waits in its queue
+                    directories = locate_models(settings)  # may download for minutes, before the microphone is opened
+                    source = open_source(settings, ledger, stdin_closed=self._stdin_closed)  # speech while models load waits in its queue
                 else:
-                    source = open_source(
-                        settings, ledger, stdin_closed=self._stdin_closed
-                    )  # a file that is not there is reported before anything is downloaded
+                    source = open_source(settings, ledger, stdin_closed=self._stdin_closed)  # a missing file is reported before a download
                     directories = locate_models(settings)
                 models = load_models(directories, settings)
                 keep = recorder.keep if recorder else None

@@ -52,7 +52,7 @@ EXIT_BUG = 70
 MAX_PROBLEMS = 20
 MAX_PROBLEM_CHARACTERS = 300
 MAX_MESSAGE_CHARACTERS = 1_000
-"""Bounds of what a user or a reader of stdout is told: a file of 100,000 wrong lines must not become a message of megabytes."""
+"""Bounds of messages to users and readers of stdout: a file of 100,000 wrong lines must not become a message of megabytes."""
 
 
 class VoiceError(Exception):

@@ -28,7 +28,7 @@ def open_source(settings: Settings, ledger: LossLedger, *, stdin_closed: bool = 
 
     Args:
         settings: of the audio.
-        ledger: is told what the input loses.
+        ledger: where lost audio is reported.
         stdin_closed: the process was started without a stdin; descriptor 0 is the null device now.
 
     Raises:

@@ -266,7 +266,7 @@ class Listening:
             self._log_utterance(summary)
 
     def _log_utterance(self, summary: UtteranceSummary) -> None:
-        """The one canonical line of an utterance; nothing of what was said."""
+        """The one canonical line of an utterance; no recognised text."""
         audio_sec = max(summary.end_sample - summary.start_sample, 1) / 16_000
         log.info(
             "utterance_finished",

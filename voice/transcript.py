@@ -2,7 +2,7 @@
 
 Values only: nothing here holds state. ``join_tokens`` follows FunASR's ``sentence_postprocess``
 (funasr/utils/postprocess_utils.py) over a whole utterance, with three deliberate differences: it keeps a
-trailing ``xx@@`` piece that FunASR drops, leaves one before Chinese where it was heard, and drops ``<blank>``.
+trailing ``xx@@`` piece that FunASR drops, keeps such a piece before a Chinese character in its place, and drops ``<blank>``.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ _WHILE_SPEAKING = (State.DECODING, State.PREPARING, State.REBUILDING, State.BROK
 
 @dataclass(frozen=True, slots=True)
 class UtteranceSummary:
-    """An utterance that ended, for the log: nothing of what was said."""
+    """An utterance that ended, for the log: no recognised text."""
 
     trace_id: str
     start_sample: int

@@ -1,4 +1,4 @@
-"""Recognises audio files by their first bytes, so that raw PCM can be told from a file that somebody pipes in.
+"""Recognises audio files by their first bytes, so that a file piped into stdin is not taken for raw PCM.
 
 Stage: capture. First bytes of a stream -> name of the container, or None for raw samples. No state, no I/O.
 Sources: RIFF/WAVE and RF64 (EBU Tech 3306), FLAC (RFC 9639, 6), Ogg (RFC 3533, 6), ID3v2.4 structure (3.1), MPEG audio frame header

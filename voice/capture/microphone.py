@@ -159,7 +159,7 @@ class Microphone:
                 return block
 
     def _note(self, capture: Capture, block: AudioBlock) -> None:
-        """Keep what a block of the current opening tells."""
+        """Take the format and the zeros of a block of the current opening."""
         if self._format is None:
             stream = self._stream_of(capture)
             self._format = AudioFormat(stream.source.description if stream else capture.name, capture.rate_hz, capture.channels)

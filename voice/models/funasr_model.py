@@ -51,7 +51,7 @@ class FunasrModel:
         """Around what the model computes, without gradients: an accelerator that runs out of memory is left for the CPU, for good.
 
         Raises:
-            AcceleratorOutOfMemory: that happened; the computation can be begun anew.
+            AcceleratorOutOfMemory: that happened; the computation can be started again.
         """
         import torch  # noqa: PLC0415
 
@@ -75,7 +75,7 @@ class FunasrModel:
                 return compute()
 
     def move_to_cpu(self) -> None:
-        """Leave the accelerator; said in the log."""
+        """Leave the accelerator for good, with a log line."""
         import torch  # noqa: PLC0415
 
         log.warning("accelerator_out_of_memory", model=str(self.directory), device=self.device, instead="cpu")

@@ -16,7 +16,7 @@ _CUT_COST = 0.3
 """A gap at the window's start: a token the cut made unrecognisable, or made up."""
 _SUBSTITUTION_COST = 0.7
 _COST_PER_SEC = 1.5
-"""Different tokens 0.6 s apart, and equal ones 1.1 s apart, cost as much as two gaps: they are two, not one heard twice."""
+"""Different tokens 0.6 s apart, and equal ones 1.1 s apart, cost as much as two gaps: they are two tokens, not one decoded twice."""
 
 
 def continuation(committed: Sequence[Token], window: Sequence[Token], cut_until: int) -> int:
@@ -28,7 +28,7 @@ def continuation(committed: Sequence[Token], window: Sequence[Token], cut_until:
     Args:
         committed: the tokens whose audio the window overlaps, oldest first.
         window: the tokens of the window, with times on the same clock.
-        cut_until: sample index up to which the window's start may be misheard.
+        cut_until: tokens that end before this sample index are unreliable: they stand at the window's start.
     """
 
     def gap(token: Token) -> float:
