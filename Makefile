@@ -9,7 +9,7 @@ BIN := .venv/bin
 TESTS := .venv/bin/python -m pytest -n 3 --dist worksteal
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo test test-fast check format schema fuzz soak faults bench embedded-models setup setup-dev clean
+.PHONY: demo test test-fast check format schema fuzz mutation soak faults bench embedded-models setup setup-dev clean
 
 demo: .venv/.installed
 	@for wav in examples/*.wav; do $(BIN)/python asr_service_streaming.py --embedded --input "$$wav" || exit; done
@@ -24,6 +24,7 @@ check: .venv/.installed-dev
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(TESTS) -q -m "not slow"
 
 format: .venv/.installed-dev
 	@$(BIN)/ruff format .
@@ -34,10 +35,16 @@ schema: .venv/.installed
 
 # 100,000 random inputs and more (FUZZ_SCALE=100 for a night), then inputs chosen by the code they reach, where Atheris has a wheel.
 fuzz: .venv/.installed-dev
-	@FUZZ_SCALE=$${FUZZ_SCALE:-10} $(TESTS) -q tests/test_fuzz.py
+	@FUZZ_SCALE=$${FUZZ_SCALE:-10} $(TESTS) -q tests/test_fuzz.py tests/test_process_start.py
 	@if $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary=:all: atheris==3.0.0; \
 	then $(BIN)/python tests/fuzz_by_coverage.py --seconds $${FUZZ_SECONDS:-20}; \
 	else echo "Atheris has no wheel for this Python: no fuzzing by coverage"; fi
+
+# Small changes of the modules that decide, one at a time: a tenth of those of a module may go unnoticed by the fast tests
+# (docs/mutation.md). Ten minutes on two cores.
+mutation: .venv/.installed-dev
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	@$(BIN)/python tools/mutation/run.py
 
 # Stops at every 100 ms of an utterance, a reader that stalls for a minute, ten minutes of debug log that nobody reads, exceptions in
 # each stage, microphones that come and go: a quarter of an hour.

@@ -97,6 +97,23 @@ def test_losses_up_to_a_second_apart_are_one_episode() -> None:
     assert announced(ledger, 2 * end + 2 * SEC + 1)
 
 
+def test_a_late_loss_begins_an_episode_where_it_was_noticed() -> None:
+    ledger = LossLedger()
+    assert announced(ledger, 0, lost_sec=2, late=True)
+    assert not announced(ledger, SEC)
+    assert announced(ledger, 3 * SEC, lost_sec=2, late=True)
+    assert announced(ledger, 4 * SEC + 1), "its length moves nothing here"
+
+
+def test_several_losses_before_one_block_are_added_up_by_kind() -> None:
+    ledger = LossLedger()
+    for lost_sec, cause, late in ((1, "one", False), (2, "two", True), (4, "three", False), (8, "four", True)):
+        ledger.report(lost_sec, cause, late=late)
+    settled = ledger.settle(ledger.seal(), 0)
+    assert settled == Settled(5 * SEC, 10 * SEC, "AudioLost: 1000 ms and what may follow: one")
+    assert ledger.unplaced_samples == 10 * SEC
+
+
 def test_an_announced_loss_needs_no_second_announcement_and_belongs_to_the_episode() -> None:
     ledger = LossLedger()
     assert not announced(ledger, 0, announced=True)

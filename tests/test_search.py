@@ -1,8 +1,6 @@
-"""The search over scripted posteriors: how many paths it keeps, when it decides, and that a preview changes nothing."""
+"""The search over scripted posteriors: which tokens it tries, how many paths it keeps, when it decides, and what a preview leaves alone."""
 
 from __future__ import annotations
-
-import itertools
 
 import numpy as np
 import pytest
@@ -13,10 +11,183 @@ from voice.recognition.posteriors import TokenPosteriors
 from voice.recognition.search import TokenSearch
 from voice.transcript import Token
 
-VOCABULARY = Vocabulary(tuple("_一二三四五六七八九"), frozenset({0}))
-NOTHING, ONE, TWO, THREE, FOUR, FIVE, SIX, SEVEN, EIGHT, NINE = range(10)
-UNLIKELY = -30.0
+NUM_TOKENS = 60
+VOCABULARY = Vocabulary(("_", *(chr(0x4E00 + token_id) for token_id in range(1, NUM_TOKENS))), frozenset({0}))
+BLANK, A, B, C, D, E = range(6)
+FRAME = 960
+BOOST = 2.0
+"""Of each token of a hotword here, in nats."""
 
 
-def firing(at: int, **likely: float) -> TokenPosteriors:
-    raise NotImplementedError
+def firing(scores: dict[int, float], at: int = 0) -> TokenPosteriors:
+    """One firing with these log posteriors, up to a constant; every other token is all but impossible."""
+    row = np.full(NUM_TOKENS, -40.0, np.float32)
+    row[list(scores)] = list(scores.values())
+    return TokenPosteriors(row - np.log(np.exp(row).sum()), at * FRAME, (at + 1) * FRAME)
+
+
+def ids(tokens: list[Token]) -> list[int]:
+    return [VOCABULARY.tokens.index(token.text) for token in tokens]
+
+
+def search_for(*words: tuple[int, ...]) -> TokenSearch:
+    return TokenSearch(VOCABULARY, HotwordGraph([(word, BOOST) for word in words]))
+
+
+def searched(search: TokenSearch, *firings: TokenPosteriors) -> list[int]:
+    """The tokens of all firings, handed over one by one."""
+    decided = [token for each in firings for token in search.advance([each])]
+    return ids(decided + search.finish())
+
+
+@pytest.mark.parametrize("words", [(), ((D, E),)], ids=["no hotwords", "a hotword"])
+def test_a_token_has_its_firings_times_and_its_posterior(words: tuple[tuple[int, ...], ...]) -> None:
+    search = search_for(*words)
+    decided = search.advance([firing({A: 0.0, B: -1.0}, at=3), firing({BLANK: 0.0, C: -1.0}, at=4), firing({C: 0.0, A: -2.0}, at=7)])
+    assert decided == [
+        Token(VOCABULARY.tokens[A], 3 * FRAME, 4 * FRAME, pytest.approx(1 / (1 + np.exp(-1)))),
+        Token(VOCABULARY.tokens[C], 7 * FRAME, 8 * FRAME, pytest.approx(1 / (1 + np.exp(-2)))),
+    ]
+
+
+def test_a_posterior_is_never_more_than_one() -> None:
+    """Rounding can lift a logarithm above 0."""
+    row = np.full(NUM_TOKENS, -np.inf, np.float32)
+    row[A] = 1e-6
+    (token,) = search_for().advance([TokenPosteriors(row, 0, FRAME)])
+    assert token.confidence == 1.0
+
+
+@pytest.mark.parametrize("num_words", [2, 15])
+def test_every_hotword_that_has_begun_may_still_win(num_words: int) -> None:
+    """Each word's first token is a little less likely than the one before it; the last word is the one that is completed."""
+    firsts, seconds = range(10, 10 + num_words), range(30, 30 + num_words)
+    search = search_for(*zip(firsts, seconds, strict=True))
+    begun = firing({A: 0.0, **{first: -1.0 - 0.1 * number for number, first in enumerate(firsts)}})
+    assert searched(search, begun, firing({seconds[-1]: 0.0, B: -1.0})) == [firsts[-1], seconds[-1]]
+
+
+@pytest.mark.parametrize(("rank", "found"), [(1, True), (31, True), (32, False)])
+def test_of_more_than_32_paths_the_best_are_kept(rank: int, *, found: bool) -> None:
+    """Forty hotwords begin with A; their second tokens are the less likely the later they come, and one of the words is completed."""
+    words = {place: (A, 9 + place, B if place == rank else C) for place in range(1, 41)}
+    search = search_for(*words.values())
+    second = firing({D: 0.0, **{token_id: -1.0 - 0.01 * place for place, (_, token_id, _) in words.items()}})
+    assert searched(search, firing({A: 0.0}), second, firing({B: 0.0})) == ([A, 9 + rank, B] if found else [A, D, B])
+
+
+@pytest.mark.parametrize(("rank", "found"), [(16, True), (17, False)])
+def test_the_sixteen_likeliest_tokens_may_begin_a_hotword(rank: int, *, found: bool) -> None:
+    likeliest = range(10, 40)
+    search = search_for((likeliest[rank - 1], A))
+    begun = firing({token_id: -0.01 * place for place, token_id in enumerate(likeliest)})
+    assert searched(search, begun, firing({A: 0.0})) == [likeliest[rank - 1] if found else likeliest[0], A]
+
+
+def test_a_token_that_continues_a_hotword_is_tried_however_many_are_likelier() -> None:
+    search = search_for((A, B))
+    following = firing({**{token_id: -0.01 * token_id for token_id in range(10, 40)}, B: -1.0})
+    assert searched(search, firing({A: 0.0, C: -1.0}), following) == [A, B]
+
+
+def test_a_vocabulary_of_fewer_than_sixteen_tokens_is_searched_whole() -> None:
+    vocabulary = Vocabulary(tuple("_一二三"), frozenset({0}))
+    search = TokenSearch(vocabulary, HotwordGraph([((1, 2), BOOST)]))
+    rows = [np.log(np.array(row, np.float32)) for row in ([0.01, 0.2, 0.09, 0.7], [0.01, 0.09, 0.2, 0.7])]
+    decided = search.advance([TokenPosteriors(row, 0, FRAME) for row in rows])
+    assert [token.text for token in decided + search.finish()] == ["一", "二"]
+
+
+def test_of_two_ways_into_one_state_the_better_one_stays() -> None:
+    """Both A and B may stand before the hotword's first token; the likelier one does, though it was tried first."""
+    for likelier, other in ((A, B), (B, A)):
+        search = search_for((C, D), (A, E), (B, E))
+        firings = firing({likelier: 0.0, other: -0.5}), firing({C: 0.0}), firing({D: 0.0})
+        assert searched(search, *firings) == [likelier, C, D]
+
+
+def test_tokens_are_decided_as_soon_as_no_other_path_can_win_and_in_order() -> None:
+    search = search_for((A, B, C))
+    assert ids(search.advance([firing({D: 0.0, A: -1.0})])) == []
+    assert ids(search.advance([firing({E: 0.0, B: -20.0}, at=1)])) == [D, E]
+    assert ids(search.advance([firing({A: 0.0}, at=2)])) == [A]
+    assert search.finish() == []
+
+
+def test_what_all_paths_agree_on_is_decided_before_what_they_differ_on() -> None:
+    search = search_for((A, B))
+    (first,) = search.advance([firing({C: 0.0}, at=5)])
+    assert (first.start_sample, first.end_sample) == (5 * FRAME, 6 * FRAME)
+    assert search.advance([firing({D: 0.0, A: -1.0}, at=6)]) == []
+    decided = search.advance([firing({B: 0.0, E: -1.0}, at=7)])
+    assert ids(decided) == [A, B]
+    assert [token.start_sample for token in decided] == [6 * FRAME, 7 * FRAME]
+
+
+@pytest.mark.parametrize("pieces", [(1, 1, 1, 1), (2, 2), (1, 3), (4,)])
+def test_firings_may_be_handed_over_in_any_pieces(pieces: tuple[int, ...]) -> None:
+    firings = iter([firing({D: 0.0, A: -1.0}), firing({B: 0.0}), firing({E: 0.0, A: -1.0}), firing({E: 0.0, B: -3.5})])
+    search = search_for((A, B))
+    decided = [token for count in pieces for token in search.advance([next(firings) for _ in range(count)])]
+    assert ids(decided + search.finish()) == [A, B, E, E]
+
+
+# --- at the end ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_hotword_that_is_not_complete_earns_nothing_at_the_end() -> None:
+    search = search_for((A, B, C))
+    assert searched(search, firing({D: 0.0, A: -1.0}), firing({E: 0.0, B: -1.0})) == [D, E]
+
+
+def test_the_end_decides_everything_once() -> None:
+    search = search_for((A, B))
+    assert search.advance([firing({D: 0.0, A: -1.0})]) == []
+    assert ids(search.finish()) == [D]
+    assert search.finish() == []
+
+
+def test_a_complete_hotword_wins_by_what_it_earned_and_no_more() -> None:
+    """Two tokens of 2 nats each: 3.9 nats behind it wins, 4.1 nats behind it does not."""
+    for behind, expected in ((3.9, [A, B]), (4.1, [D, B])):
+        assert searched(search_for((A, B)), firing({D: 0.0, A: -behind}), firing({B: 0.0})) == expected
+
+
+def test_scores_are_compared_over_all_open_firings() -> None:
+    """The word is 1 nat behind after each of its three firings: 3 in all, and is worth 6."""
+    firings = [firing({D: 0.0, token_id: -1.0}) for token_id in (A, B, C)]
+    assert searched(search_for((A, B, C)), *firings) == [A, B, C]
+    firings = [firing({D: 0.0, token_id: -2.1}) for token_id in (A, B, C)]
+    assert searched(search_for((A, B, C)), *firings) == [D, D, D]
+
+
+# --- previews and copies ------------------------------------------------------------------------------------------------
+
+
+def test_a_preview_shows_what_is_open_and_what_is_ahead_and_changes_nothing() -> None:
+    search = search_for((A, B))
+    assert search.advance([firing({D: 0.0, A: -1.0})]) == []
+    for _ in range(2):
+        assert ids(search.preview()) == [D]
+        assert ids(search.preview([firing({B: 0.0})])) == [A, B]
+        assert ids(search.preview([firing({C: 0.0})])) == [D, C]
+        assert ids(search.preview([firing({BLANK: 0.0})])) == [D]
+    assert ids(search.advance([firing({B: 0.0})])) == [A, B]
+
+
+def test_a_preview_without_hotwords_shows_what_is_ahead_alone() -> None:
+    search = search_for()
+    assert ids(search.advance([firing({A: 0.0})])) == [A]
+    assert ids(search.preview([firing({B: 0.0}), firing({C: 0.0})])) == [B, C]
+    assert search.preview() == []
+
+
+def test_a_copy_goes_on_independently() -> None:
+    search = search_for((A, B))
+    search.advance([firing({D: 0.0, A: -1.0})])
+    copied = search.copy()
+    assert ids(copied.advance([firing({C: 0.0})])) == [D, C]
+    assert ids(search.advance([firing({B: 0.0})])) == [A, B]
+    copied = search.copy()
+    search.advance([firing({D: 0.0, A: -1.0})])
+    assert copied.finish() == []

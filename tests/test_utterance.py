@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from fakes import SLICE, CountingRecognizer, speech
 
-from voice.audio import SAMPLE_RATE_HZ
+from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.endpointing.endpointer import SpeechEnded
 from voice.finalization.finalizer import CompletedFinal, Draft, Finalizer, PreparedFinal
-from voice.output.events import FinalEvent
-from voice.utterance import State, Utterance
+from voice.output.events import FinalEvent, PartialEvent, emotion_event
+from voice.transcript import Emotion, Hypothesis, Token
+from voice.utterance import State, Utterance, UtteranceSummary
 from voice.windowing import AudioHistory
 
 START, AUDIO_START, AUDIO_END = 20_000, 16_000, 16_000 + 7 * SLICE + 100
@@ -51,7 +52,7 @@ def history() -> AudioHistory:
     return audio
 
 
-def utterance(recognizer: CountingRecognizer | None = None, finalizer: Finalizer | None = None) -> Utterance:
+def utterance(recognizer: Any = None, finalizer: Finalizer | None = None) -> Utterance:
     return Utterance(
         "0" * 16,
         start_sample=START,
@@ -100,6 +101,117 @@ def test_a_partial_says_what_is_new_and_nothing_when_nothing_is() -> None:
     assert (event.start_ms, event.end_ms, event.stable_chars, len(event.text)) == (START // 16, (AUDIO_START + SLICE) // 16, 1, 2)
     assert one.feed(AUDIO_START + SLICE + 10) is None
     assert one.fed_until == AUDIO_START + SLICE + 10
+    assert one.feed(AUDIO_START + 2 * SLICE, provisional=False) is None, "what was provisional is committed, and the text is the same"
+
+
+def test_a_new_utterance_has_lost_nothing_and_has_not_ended() -> None:
+    one = utterance()
+    assert (one.lost_samples, one.ended, one.state) == (0, None, State.DECODING)
+    one.end(ENDED)
+    assert one.conclude().summary.lost_samples == 0
+
+
+class Scripted:
+    """A recogniser whose streams give these hypotheses: the first while speaking, the second at the end; one pair a stream."""
+
+    source = "scripted"
+
+    def __init__(self, *streams: tuple[Hypothesis, Hypothesis]) -> None:
+        self.remaining = list(streams)
+        self.fails = False
+
+    def create_stream(self, first_sample: int) -> Any:
+        return ScriptedStream(self, *self.remaining.pop(0))
+
+
+class ScriptedStream:
+    decoded_until = AUDIO_END
+
+    def __init__(self, owner: Scripted, speaking: Hypothesis, ended: Hypothesis) -> None:
+        self.owner, self.speaking, self.ended = owner, speaking, ended
+
+    def accept(self, samples: Samples, *, provisional: bool = True) -> bool:
+        if self.owner.fails:
+            self.owner.fails = False
+            raise RuntimeError("planted")
+        return True
+
+    def hypothesis(self) -> Hypothesis:
+        return self.speaking
+
+    def finish(self) -> Hypothesis:
+        return self.ended
+
+    def copy(self) -> ScriptedStream:
+        return self
+
+
+def tokens(text: str, first_slice: int = 0) -> tuple[Token, ...]:
+    starts = range(AUDIO_START + first_slice * SLICE, AUDIO_END + 20 * SLICE, SLICE)
+    return tuple(Token(character, start, start + SLICE, 0.9) for character, start in zip(text, starts, strict=False))
+
+
+def test_a_partial_that_the_end_takes_back_has_a_final_all_the_same() -> None:
+    """All of it was provisional; a reader who saw a partial waits for its final."""
+    one = utterance(Scripted((Hypothesis((), tokens("啊")), Hypothesis())))
+    event = one.feed(ENDED.audio_end)
+    assert event is not None
+    assert event.text == "啊"
+    one.end(ENDED)
+    (event,) = one.conclude().events
+    assert isinstance(event, FinalEvent)
+    assert (event.raw_text, event.tokens) == ("", [])
+
+
+def test_text_that_only_the_end_brings_has_a_final() -> None:
+    one = utterance(Scripted((Hypothesis(), Hypothesis(tokens("好")))))
+    assert one.feed(ENDED.audio_end) is None
+    one.end(ENDED)
+    assert final(one).raw_text == "好"
+
+
+def test_the_emotion_of_a_final_follows_it() -> None:
+    emotion = Emotion("funasr.planted", "happy", 0.9, {"happy": 0.9, "sad": 0.1}, START, ENDED.end_sample)
+
+    class Feeling(SpyFinalizer):
+        def complete(self, prepared: PreparedFinal) -> CompletedFinal:
+            completed = super().complete(prepared)
+            return replace(completed, transcript=replace(completed.transcript, emotion=emotion))
+
+    one = utterance(finalizer=Feeling())
+    decoded(one)
+    one.end(ENDED)
+    first, second = one.conclude().events
+    assert isinstance(first, FinalEvent)
+    assert first.emotion is not None
+    assert first.emotion.label == "happy"
+    assert second == emotion_event("0" * 16, emotion)
+
+
+@pytest.mark.parametrize(("start", "end", "ends_at"), [(-10, -1, -1), (-10, 0, 0), (-10, 5, 0), (0, 5, 5), (3, 5, 5)])
+def test_a_token_that_the_flush_fires_across_the_end_of_the_speech_ends_with_it(start: int, end: int, ends_at: int) -> None:
+    """In ms from the end of the speech; one that lies behind it altogether keeps its times."""
+    at = ENDED.end_sample
+    hypothesis = Hypothesis((Token("好", at + start * 16, at + end * 16, 0.9),))
+    finalizer = SpyFinalizer()
+    one = utterance(Scripted((hypothesis, hypothesis)), finalizer)
+    one.end(ENDED)
+    final(one)
+    (token,) = finalizer.drafts[0].transcript.tokens
+    assert (token.start_sample, token.end_sample) == (at + start * 16, at + ends_at * 16)
+
+
+def test_the_log_line_of_an_utterance_has_three_digits_of_its_confidence_and_nothing_that_was_said() -> None:
+    summary = UtteranceSummary("0" * 16, 16_000, 32_000, "silence", 7, 0.123456, 1_600)
+    assert summary.log_fields == {
+        "trace_id": "0" * 16,
+        "start_ms": 1_000,
+        "end_ms": 2_000,
+        "endpoint": "silence",
+        "tokens": 7,
+        "confidence": 0.123,
+        "lost_ms": 100,
+    }
 
 
 def test_the_final_of_an_undisturbed_utterance() -> None:
@@ -263,6 +375,74 @@ def test_a_stream_that_cannot_be_rebuilt_waits_for_the_end() -> None:
     assert one.state is State.RETRYING
     assert final(one).raw_text == expected_text()
     assert recognizer.accepts == 4
+
+
+def rebuilt(speaking: Hypothesis, ended: Hypothesis | None = None) -> tuple[Utterance, PartialEvent | None]:
+    """An utterance with ``打开`` committed and ``客`` provisional when its stream failed; the new stream gives these hypotheses."""
+    recognizer = Scripted((Hypothesis(tokens("打开"), tokens("客", 2)), Hypothesis()), (speaking, ended or Hypothesis()))
+    one = utterance(recognizer)
+    one.feed(AUDIO_START + 2 * SLICE)
+    recognizer.fails = True
+    with pytest.raises(RuntimeError):
+        one.feed(AUDIO_START + 3 * SLICE)
+    one.fail()
+    one.repair()
+    return one, one.feed(AUDIO_START + 4 * SLICE)
+
+
+def test_after_a_rebuild_partials_keep_what_was_committed_and_go_on_behind_it() -> None:
+    """The new stream reads the same audio as other tokens, and has committed less of it."""
+    _, event = rebuilt(Hypothesis(tokens("大"), tokens("看厅", 1)))
+    assert event is not None
+    assert (event.text, event.stable_chars) == ("打开厅", 2)
+    _, event = rebuilt(Hypothesis(tokens("大看厅"), tokens("的", 3)))
+    assert event is not None
+    assert (event.text, event.stable_chars) == ("打开厅的", 3)
+
+
+def test_after_a_rebuild_that_brings_nothing_new_the_committed_text_is_shown() -> None:
+    _, event = rebuilt(Hypothesis())
+    assert event is not None
+    assert event.text == "打开"
+
+
+def test_after_a_rebuild_a_prepared_final_keeps_what_was_committed() -> None:
+    one, _ = rebuilt(Hypothesis(tokens("大看厅")), Hypothesis(tokens("大看厅的灯")))
+    one.feed(ENDED.audio_end)
+    one.prepare(ENDED)
+    one.end(ENDED)
+    assert final(one).raw_text == "打开厅的灯"
+
+
+def test_a_flush_that_fails_is_tried_once_on_a_new_stream() -> None:
+    recognizer = CountingRecognizer(fail_finish=lambda _: True)
+    one = utterance(recognizer)
+    shown = decoded(one)
+    one.feed(ENDED.audio_end, provisional=False)
+    one.end(ENDED)
+    codes = []
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            one.conclude()
+        codes.append(one.fail())
+    assert codes == ["infer_final_failed"] * 2
+    (event,) = one.conclude().events
+    assert isinstance(event, FinalEvent)
+    assert (recognizer.finishes, len(recognizer.streams)) == (2, 2)
+    assert event.raw_text.startswith(shown[:3])
+
+
+def test_the_least_that_can_be_asked_may_fail_and_be_asked_again() -> None:
+    """Nothing is left to give up: the state stays."""
+    one = utterance()
+    decoded(one)
+    one.give_up(ENDED)
+    for _ in range(3):
+        assert one.fail() == "infer_final_failed"
+        assert one.state is State.MINIMAL
+    (event,) = one.conclude().events
+    assert isinstance(event, FinalEvent)
+    assert len(event.raw_text) == 4
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ class LossLedger:
                 self._num_settled += 1
                 self._settled_samples += report.lost_samples
                 if not report.announced:
-                    announcement = self._announcement(report, now + here) or announcement
+                    announcement = self._announcement(report, now) or announcement
                 if report.late:
                     late += report.lost_samples
                 else:

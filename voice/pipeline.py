@@ -137,7 +137,7 @@ class Pipeline:
         else:
             code = utterance.fail()
             if code:
-                self._error(code, describe(error), utterance.trace_id)
+                self._error(code, describe(error))
             else:
                 log.warning("speculation_failed", trace_id=utterance.trace_id, error=describe(error))
             utterance.repair()

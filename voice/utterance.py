@@ -270,7 +270,6 @@ class Utterance:
             self.start_sample,
             ended.end_sample,
             ended.endpoint,
-            self.lost_samples,
             raw_text=text,
             text=text,
         )

@@ -73,6 +73,7 @@ class SlicedStream:
         self._engine = engine
         self._lengths = lengths
         self._hotwords = hotwords
+        self._first_sample = first_sample
         self._waited = False
         """Whether the last slice kept tokens back that a hotword may still change. They wait for one slice only."""
         self._window = np.zeros(0, np.float32)
@@ -105,9 +106,9 @@ class SlicedStream:
 
     def copy(self) -> SlicedStream:
         """A stream that goes on independently from here."""
-        other = SlicedStream(self._engine, self._lengths, self._hotwords, self.decoded_until)
+        other = SlicedStream(self._engine, self._lengths, self._hotwords, self._first_sample)
         other._window, other._pending, other._waited = self._window, self._pending, self._waited
-        other._committed = list(self._committed)
+        other._committed, other.decoded_until = list(self._committed), self.decoded_until
         return other
 
     def _decode(self, samples: Samples, *, is_final: bool) -> None:
@@ -117,8 +118,9 @@ class SlicedStream:
         tokens = decided + undecided
         begin = self.decoded_until - len(self._window)
         overlapping = itertools.takewhile(lambda token: token.end_sample > begin - _TIME_SLACK_SAMPLES, reversed(self._committed))
-        first_new = continuation(list(overlapping)[::-1], tokens, begin + _CUT_SAMPLES)
-        edge = self.decoded_until if is_final else self.decoded_until - self._lengths.edge
+        cut_until = begin + _CUT_SAMPLES if begin > self._first_sample else begin  # the utterance's own start cuts no token
+        first_new = continuation(list(overlapping)[::-1], tokens, cut_until)
+        edge = self.decoded_until - self._lengths.edge
         ready = list(itertools.takewhile(lambda token: is_final or token.end_sample <= edge, tokens[first_new:]))
         waiting = first_new + len(ready) - max(first_new, len(decided))
         if waiting > 0 and not (is_final or self._waited):
