@@ -7,10 +7,12 @@ nothing else, whatever the directory holds.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -22,10 +24,21 @@ from voice.yaml_file import read_mapping
 
 _MAX_TEXT_BYTES = 2**20
 """Of configuration.json and SHA256SUMS: real ones have a few thousand bytes."""
-_MAX_VOCABULARY_BYTES = 64 * 2**20
-"""Of the vocabulary and of am.mvn: the largest published vocabulary (ct-punc, 471,067 tokens) has 8 MB."""
+_MAX_VOCABULARY_BYTES = 16 * 2**20
+"""The largest published vocabulary (ct-punc, 471,067 tokens) has 8 MB. 16 MB of empty lists take 0.4 GB once parsed."""
+_MAX_CMVN_BYTES = 2**20
+"""Of am.mvn: a real one has 11 kB."""
+_MAX_CMVN_CHARACTERS = 100
+"""Of a number in am.mvn: FunASR has numpy give each number the room of the longest."""
 _MAX_NUMBER = 1_000_000
 """No number in a published config.yaml is larger; a larger one asks for more memory than any weights file fills."""
+_MAX_STRIDE = 100
+"""fsmn-vad keeps 20 × ``lstride`` frames between two windows; published models have 1."""
+_MAX_SCOPES = 20
+_MAX_SCOPE_CHARACTERS = 100
+"""Of ``scope_map``: each pair of prefixes renames every weight and may lengthen its name."""
+_MAX_NAME_BYTES = 255
+"""Of a file's name, in the file systems that are in use."""
 _SUM = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
 """A line of sha256sum: ``*`` marks a file that was read in binary mode."""
 _SECTIONS = ("tokenizer", "frontend")
@@ -57,6 +70,8 @@ def blaming(path: Path, what: str) -> Iterator[None]:
     except ModelLoadFailed:
         raise
     except OSError as error:
+        if error.errno == errno.EINVAL:  # a damaged archive names a place outside the file
+            raise damaged(path, what) from error
         raise ModelLoadFailed(f"{path} cannot be read ({error.strerror or describe(error)}); check the path and its permissions") from error
     except Exception as error:
         raise damaged(path, f"{what} ({describe(error)[:200]})") from error
@@ -95,8 +110,9 @@ def check_sums(directory: Path) -> None:
     """Compare the files with SHA256SUMS, in the format of sha256sum, where the directory has one."""
     sums = directory / "SHA256SUMS"
     with blaming(sums, "is not a list that sha256sum wrote"):
-        if not sums.exists():
+        if not _is_there(sums):
             return
+        digests: dict[Path, str] = {}
         for line in _read_text(sums, _MAX_TEXT_BYTES).splitlines():
             if not line.strip() or line.startswith("#"):
                 continue
@@ -106,7 +122,9 @@ def check_sums(directory: Path) -> None:
             file = directory / match[2]
             if not file.is_file():
                 raise ModelLoadFailed(f"model directory {directory} lacks {match[2]}, which SHA256SUMS lists; get this model again")
-            if _sha256(file) != match[1].lower():
+            if file not in digests:
+                digests[file] = _sha256(file)
+            if digests[file] != match[1].lower():
                 raise damaged(file, "is not the file that SHA256SUMS lists: damaged or changed")
 
 
@@ -123,18 +141,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def read_tokens(path: Path) -> tuple[str, ...]:
-    """The vocabulary, index = id: a JSON list, or a line a token."""
+    """The vocabulary, index = id: a JSON list of texts that differ, or a line a token."""
     text = _read_text(path, _MAX_VOCABULARY_BYTES)
     with blaming(path, "is not JSON"):
         tokens = json.loads(text) if path.suffix == ".json" else [line.rstrip() for line in text.splitlines()]
     if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
         raise damaged(path, "is not a list of tokens")
+    if len(set(tokens)) < len(tokens):
+        (twice, _), *_ = Counter(tokens).most_common(1)
+        raise damaged(path, f"lists the token {twice[:100]!r} twice")
     return tuple(tokens)
 
 
-def check_text_file(path: Path) -> None:
-    """Whether FunASR may read a file whole: UTF-8 and no larger than any that is in use."""
-    _read_text(path, _MAX_VOCABULARY_BYTES)
+def check_cmvn(path: Path) -> None:
+    """Whether FunASR may read am.mvn: UTF-8, and neither it nor a number in it longer than any that is in use.
+
+    Raises:
+        ModelLoadFailed: it is not so.
+    """
+    longest = max(map(len, _read_text(path, _MAX_CMVN_BYTES).split()), default=0)
+    if longest > _MAX_CMVN_CHARACTERS:
+        raise damaged(path, f"holds a number of {longest:,} characters")
 
 
 def _model_files(directory: Path) -> dict[str, Path]:
@@ -143,11 +170,13 @@ def _model_files(directory: Path) -> dict[str, Path]:
     if not (directory / "tokens.json").exists() and (directory / "tokens.txt").exists():
         names["token_list"] = "tokens.txt"  # noqa: S105 -- a vocabulary
     description = directory / "configuration.json"
-    if description.exists():
+    if _is_there(description):
         with blaming(description, "is not a FunASR description"):
             metas = json.loads(_read_text(description, _MAX_TEXT_BYTES)).get("file_path_metas", {})
             named = {**metas, **metas.get("tokenizer_conf", {}), **metas.get("frontend_conf", {})}
-        names.update({key: name for key, name in named.items() if key in names and isinstance(name, str)})
+        names.update({key: named[key] for key in names if key in named})
+        if not all(isinstance(name, str) for name in names.values()):
+            raise damaged(description, "names a file by something that is no text")
         outside = [name for name in names.values() if _leaves(name)]
         if outside:
             raise damaged(description, f"names {outside[0][:100]!r}, which is no file of this directory")
@@ -160,10 +189,16 @@ def _lacking(directory: Path, names: list[str]) -> ModelLoadFailed:
     )
 
 
+def _is_there(path: Path) -> bool:
+    """Whether a directory has an entry of that name; a link to nowhere is one, and reading it says so."""
+    return path.is_symlink() or path.exists()
+
+
 def _leaves(name: str) -> bool:
-    """Whether a file name is no relative path that stays within its directory."""
+    """Whether a file name is no relative path that stays within its directory, or too long to be one."""
     paths = (PurePosixPath(name), PureWindowsPath(name))
-    return not name or "\0" in name or any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
+    is_odd = not name or "\0" in name or len(name.encode(errors="replace")) > _MAX_NAME_BYTES
+    return is_odd or any(path.is_absolute() or path.drive or ".." in path.parts for path in paths)
 
 
 def _check_config(config: dict[str, Any], path: Path, classes: tuple[str, ...]) -> None:
@@ -177,23 +212,35 @@ def _check_config(config: dict[str, Any], path: Path, classes: tuple[str, ...]) 
             raise damaged(path, f"is wrong: {section}_conf must be a mapping")
     if not isinstance(config.get("model_conf"), dict | None):
         raise damaged(path, "is wrong: model_conf must be a mapping")
-    scope_map = config.get("scope_map")
-    if not isinstance(scope_map, str | None) and not (isinstance(scope_map, list) and all(isinstance(each, str) for each in scope_map)):
-        raise damaged(path, "is wrong: scope_map must be a list of names")
-    for key, value in _numbers(config, ""):
-        if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= _MAX_NUMBER):
+    if not _is_scope_map(config.get("scope_map")):
+        raise damaged(path, f"is wrong: scope_map must be a list of at most {_MAX_SCOPES} short names")
+    for key, value in _values(config, ""):
+        limit = _MAX_STRIDE if key.endswith((".lstride", ".rstride")) else _MAX_NUMBER
+        if isinstance(value, int | float) and not (math.isfinite(value) and abs(value) <= limit):
             raise damaged(path, f"is wrong: {key[1:][:100]} is {value:.3g}; no model needs such a number")
+        if isinstance(value, str) and "${" in value:  # Emotion2vec has OmegaConf replace it
+            raise damaged(path, f"is wrong: {key[1:][:100]} refers to something else; write its value")
 
 
-def _numbers(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+def _is_scope_map(value: Any) -> bool:
+    """Whether it is null, or names that renaming may be done by: a list, or text with commas."""
+    names = value.split(",") if isinstance(value, str) else [] if value is None else value
+    return (
+        isinstance(names, list)
+        and len(names) <= _MAX_SCOPES
+        and all(isinstance(name, str) and len(name) <= _MAX_SCOPE_CHARACTERS for name in names)
+    )
+
+
+def _values(value: Any, key: str) -> Iterator[tuple[str, Any]]:
     """Every value in a tree of mappings and lists, with the path of keys to it."""
     yield key, value
     if isinstance(value, dict):
         for name, child in value.items():
-            yield from _numbers(child, f"{key}.{name}")
+            yield from _values(child, f"{key}.{name}")
     elif isinstance(value, list):
         for child in value:
-            yield from _numbers(child, key)
+            yield from _values(child, key)
 
 
 def _read_text(path: Path, max_bytes: int) -> str:
@@ -206,7 +253,7 @@ def _read_text(path: Path, max_bytes: int) -> str:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with blaming(path, "cannot be read"), path.open("rb") as file:
         while piece := file.read(2**20):
             digest.update(piece)
     return digest.hexdigest()

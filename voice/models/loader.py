@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from voice.errors import ModelLoadFailed, describe
-from voice.models.directory import blaming, check_sums, check_text_file, damaged, describe_model, read_tokens
+from voice.models.directory import blaming, check_cmvn, check_sums, damaged, describe_model, read_tokens
 from voice.models.funasr_model import FunasrModel, is_out_of_memory
 from voice.models.state_dict import count_values, fitted, read_state_dict
 from voice.models.torch_setup import prepare_imports
@@ -57,11 +57,14 @@ _MODULES = {
 """What has to be imported so that FunASR's registry knows a model class and its parts."""
 
 _LARGE_FILE_BYTES = 64 * 2**20
-_TRAINING_ONLY = {"specaug": None, "specaug_conf": None, "ctc_weight": 0.0}
+_UNUSED = {"specaug": None, "specaug_conf": None, "ctc_weight": 0.0, "jieba_usr_dict": None}
+"""Parts that only training needs, and a list of words that would be opened wherever it is."""
 _NAMES_OF_FILES = ("seg_dict", "seg_dict_file", "non_linguistic_symbols")
 """Keys of tokenizer_conf that would open further files; what they are for is not used here."""
 _MAX_LAYERS = 64
 """Of a feature encoder's convolutions: published models have 7."""
+_MAX_LAYERS_CHARACTERS = 1_000
+"""Of the text that lists them: Python's parser may crash on a long one."""
 
 
 def load_model(directory: Path, model_class: str | tuple[str, ...], device: str) -> FunasrModel:
@@ -83,7 +86,7 @@ def load_model(directory: Path, model_class: str | tuple[str, ...], device: str)
     _import_classes(description.model_class)
     wrong = f"does not describe a {description.model_class} FunASR can build"
     with blaming(files["config"], wrong):
-        tokenizer = _tokenizer(config, tokens)
+        tokenizer = _tokenizer(config, tokens, files["token_list"])
         frontend = _frontend(config, files["cmvn_file"])
         build = _builder(config, len(tokens), frontend)
     state = read_state_dict(files["init_param"], config.get("scope_map") or [])
@@ -123,12 +126,15 @@ def _check_vocabulary(tokens: tuple[str, ...], state: dict[str, Any], files: dic
 # The three parts below are what FunASR's ``AutoModel.build_model`` makes, without those that only training needs.
 
 
-def _tokenizer(config: dict[str, Any], tokens: tuple[str, ...]) -> Any:
+def _tokenizer(config: dict[str, Any], tokens: tuple[str, ...], vocabulary: Path) -> Any:
     from funasr.register import tables  # noqa: PLC0415
 
     if not config.get("tokenizer"):
         return None
     settings = {key: value for key, value in (config.get("tokenizer_conf") or {}).items() if key not in _NAMES_OF_FILES}
+    unknown = settings.get("unk_symbol", "<unk>")
+    if unknown not in tokens:
+        raise damaged(vocabulary, f"lacks {unknown!r}, the token that stands for unknown ones")
     return tables.tokenizer_classes[config["tokenizer"]](token_list=list(tokens), **settings)
 
 
@@ -138,8 +144,11 @@ def _frontend(config: dict[str, Any], cmvn_file: Path) -> Any:
 
     if not config.get("frontend"):
         return None
-    check_text_file(cmvn_file)
+    check_cmvn(cmvn_file)
     settings = {**(config.get("frontend_conf") or {}), "cmvn_file": None, "dither": 0.0}
+    for key in ("n_mels", "lfr_m"):  # FunASR multiplies one by the other, whatever they are
+        if not isinstance(settings.get(key, 1), int) or settings.get(key, 1) < 1:
+            raise ValueError(f"{key} must be a whole number above 0")
     frontend = tables.frontend_classes[config["frontend"]](**settings)
     width = frontend.output_size()
     with blaming(cmvn_file, f"does not hold {width} means and variances"):
@@ -156,18 +165,23 @@ def _builder(config: dict[str, Any], num_tokens: int, frontend: Any) -> Callable
     from funasr.register import tables  # noqa: PLC0415
 
     arguments = {key: value for key, value in config.items() if key not in ("model", "tokenizer", "frontend")}
-    arguments.update(config.get("model_conf") or {}, **_TRAINING_ONLY)
+    arguments.update(config.get("model_conf") or {}, **_UNUSED)
     arguments.update(vocab_size=num_tokens or -1, input_size=frontend.output_size() if frontend else None)
     if config["model"] == "Emotion2vec":
-        arguments["modalities"] = _with_literal_layers(arguments["modalities"])
+        arguments["model_conf"] = _with_literal_layers(config["model_conf"])
     return functools.partial(tables.model_classes[config["model"]], **arguments)
 
 
-def _with_literal_layers(modalities: dict[str, Any]) -> dict[str, Any]:
+def _with_literal_layers(model_conf: dict[str, Any]) -> dict[str, Any]:
     """Emotion2vec's settings with its convolutions as plain numbers: FunASR evaluates their text as Python, whatever it says."""
-    audio = modalities["audio"]
-    layers = _layers(ast.parse(audio["feature_encoder_spec"], mode="eval").body)
-    return {**modalities, "audio": {**audio, "feature_encoder_spec": repr(layers)}}
+    audio = model_conf["modalities"]["audio"]
+    text = audio["feature_encoder_spec"]
+    if len(text) > _MAX_LAYERS_CHARACTERS:
+        raise ValueError(f"feature_encoder_spec has more than {_MAX_LAYERS_CHARACTERS:,} characters")
+    if audio.get("learned_alibi"):
+        raise ValueError("learned_alibi must be false: its table may take any memory")
+    layers = repr(_layers(ast.parse(text, mode="eval").body))
+    return {**model_conf, "modalities": {"audio": {**audio, "feature_encoder_spec": layers}}}
 
 
 def _layers(node: ast.expr) -> list[tuple[int, int, int]]:
@@ -199,9 +213,33 @@ def _with_weights(build: Callable[[], Any], state: dict[str, Any], path: Path) -
     with torch.device("meta") if large else contextlib.nullcontext(), BuildLimit(num_values, len(state)):
         module = build()
     weights = fitted(state, module.state_dict(), path)
+    _check_whole(module, state.keys() - weights.keys())
     module.load_state_dict(weights, assign=True)
     if any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers())):
         with BuildLimit(num_values, len(state)):
             module = build()  # it computes buffers that no file holds
         module.load_state_dict(weights)
     return module.requires_grad_(requires_grad=False)
+
+
+def _check_whole(module: Any, unused: set[str]) -> None:
+    """Whether config.yaml asks for all parts and layers of a model: FunASR also builds one without a decoder, or with fewer layers.
+
+    Weights of other parts may be left over: published files hold some that only training needs.
+
+    Args:
+        module: with its weights.
+        unused: names of the weights that the module does not have.
+
+    Raises:
+        ValueError: a part or a layer is missing.
+    """
+    missing = [part for part in ("encoder", "decoder", "predictor") if getattr(module, part, module) is None]
+    if missing:
+        raise ValueError(f"{missing[0]} is missing")
+    names = {name for name, _ in module.named_modules()}
+    for key in sorted(unused):
+        parts = key.split(".")
+        for depth, part in enumerate(parts):
+            if part.isdecimal() and ".".join(parts[:depth]) in names and ".".join(parts[: depth + 1]) not in names:
+                raise ValueError(f"it lacks the layer {'.'.join(parts[: depth + 1])}, which the weights file holds")

@@ -6,15 +6,26 @@ nothing else, whatever the file holds.
 
 from __future__ import annotations
 
+import io
 import math
+import pickletools
+import re
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from voice.models.directory import blaming, damaged
 
 _ZIP_MAGIC = b"PK\x03\x04"
+_NUM_PICKLES = 5
+"""At the start of a file from before PyTorch 1.6, which is no ZIP archive: magic number, version, system, content, storages."""
+_MAX_PICKLE_BYTES = 2**20
+"""Of what is not values: names and shapes. A model of 1,000 weights has 0.2 MB; 1 MB takes 3 s to read."""
+_USED = re.compile(
+    r"collections (Counter|OrderedDict)|torch(\.storage)? ([a-z]\w*|Size|\w+Storage)|torch\._utils _rebuild_(tensor|tensor_v2|parameter)"
+)
+"""What a state dict is built of. torch's own list has more, such as ``bytearray`` and codecs, which take any memory and time."""
 
 
 def read_state_dict(path: Path, scope_map: list[str] | str) -> dict[str, Any]:
@@ -30,7 +41,7 @@ def read_state_dict(path: Path, scope_map: list[str] | str) -> dict[str, Any]:
     import torch  # noqa: PLC0415
 
     with blaming(path, "is damaged or holds more than weights"):
-        stored_bytes = _stored_bytes(path)
+        stored_bytes = _checked_bytes(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
         for wrapper in ("state_dict", "model_state_dict", "model"):
             if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -69,8 +80,10 @@ def fitted(state: dict[str, Any], expected: dict[str, Any], path: Path) -> dict[
         if value.shape != wanted.shape:
             asked = f"config.yaml asks for {tuple(wanted.shape)}"
             raise damaged(path, f"does not fit config.yaml: {key} has shape {tuple(value.shape)}, {asked}")
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise damaged(path, f"is damaged: {key} has fewer stored values than its shape {tuple(value.shape)}")
         kinds = [(tensor.is_floating_point(), tensor.is_complex()) for tensor in (value, wanted)]
-        if kinds[0] != kinds[1] or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        if kinds[0] != kinds[1]:
             raise damaged(path, f"does not fit config.yaml: {key} holds {value.dtype}, config.yaml asks for {wanted.dtype}")
         result[key] = value.float() if value.is_floating_point() else value
         if not _is_finite(result[key]):
@@ -97,19 +110,41 @@ def _storages(tensors: Iterable[Any]) -> dict[int, Any]:
     return {storage.data_ptr(): storage for storage in (tensor.untyped_storage() for tensor in tensors)}
 
 
-def _stored_bytes(path: Path) -> int:
-    """An upper bound of the bytes that a file's tensors have.
+def _checked_bytes(path: Path) -> int:
+    """An upper bound of the bytes that a file's tensors have, after a look at what else it would make torch build.
 
-    ``torch.save`` never compresses; a compressed file is not its own, and may unpack to any size.
+    ``torch.save`` never compresses; a compressed file is not its own, and may unpack to any size. So may one whose records overlap.
     """
     with path.open("rb") as file:
         if file.read(len(_ZIP_MAGIC)) != _ZIP_MAGIC:
+            file.seek(0)
+            pickles = io.BytesIO(file.read(_MAX_PICKLE_BYTES))
+            for _ in range(_NUM_PICKLES):
+                _check_pickle(pickles)
             return path.stat().st_size
     with zipfile.ZipFile(path) as archive:
         records = archive.infolist()
-    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-        raise damaged(path, "is damaged or holds more than weights (its records are compressed)")
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise ValueError("its records are compressed")
+        if sum(record.file_size for record in records) > path.stat().st_size:
+            raise ValueError("its records overlap")
+        for record in records:
+            if record.filename.endswith(".pkl"):
+                if record.file_size > _MAX_PICKLE_BYTES:
+                    raise ValueError(f"{record.filename} has {record.file_size:,} bytes")
+                _check_pickle(io.BytesIO(archive.read(record)))
     return sum(record.file_size for record in records if "/data/" in record.filename)
+
+
+def _check_pickle(file: BinaryIO) -> None:
+    """Read one pickle without building it.
+
+    Raises:
+        ValueError: it is damaged, or names what no state dict is built of.
+    """
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name == "GLOBAL" and not _USED.fullmatch(str(argument)):
+            raise ValueError(f"it uses {str(argument)[:100]}")
 
 
 def _renamed(state: dict[str, Any], scope_map: list[str] | str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from typing import Literal
 import structlog
 
 from voice.errors import ModelLoadFailed, describe
+from voice.text_file import read_text
 
 Hub = Literal["ms", "hf"]
 
@@ -42,6 +43,8 @@ _HUB_IDS: dict[str, dict[Hub, str]] = {
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _MAX_HUB_ID = 200
+_MAX_DESCRIPTION_BYTES = 2**20
+"""Of configuration.json: a real one has some hundred bytes."""
 
 log = structlog.get_logger()
 
@@ -110,7 +113,7 @@ def resolve_directory(name: str) -> Path:
 def is_complete(directory: Path) -> bool:
     """Whether a model directory has its settings, weights, and those small files that configuration.json names."""
     description = directory / "configuration.json"
-    named = description.read_text(encoding="utf-8") if description.is_file() else ""
+    named = read_text(description, _MAX_DESCRIPTION_BYTES) if description.is_file() else ""
     small = [name for name in ("am.mvn", "tokens.json", "tokens.txt") if f'"{name}"' in named]
     return any(directory.glob("*.pt")) and all((directory / name).is_file() for name in ["config.yaml", *small])
 
