@@ -16,6 +16,7 @@ import yaml
 from harness import EMBEDDED_ASR, REPOSITORY, environment
 
 from voice.errors import ModelLoadFailed
+from voice.models import store
 from voice.models.loader import load_model
 from voice.models.store import is_complete, resolve_model
 from voice.models.torch_setup import resolve_device
@@ -216,6 +217,17 @@ def test_a_directory_without_one_of_its_files_is_incomplete(model_dir: Path, mis
     if missing:
         (model_dir / missing).unlink()
     assert is_complete(model_dir) == (missing is None)
+
+
+@pytest.mark.parametrize("content", [b" " * 2**21, "{}".encode("utf-16")])
+def test_a_cached_model_whose_description_cannot_be_read_is_refused(
+    model_dir: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "_from_hugging_face", lambda hub_id, *, local_only: model_dir)
+    assert resolve_model("funasr/paraformer-zh-streaming", "hf") == model_dir
+    (model_dir / "configuration.json").write_bytes(content)
+    with pytest.raises(ModelLoadFailed, match=r"could not be downloaded from hub 'hf' \(FileInvalid: is "):
+        resolve_model("funasr/paraformer-zh-streaming", "hf")
 
 
 @pytest.mark.slow

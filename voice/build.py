@@ -79,7 +79,7 @@ def build_pipeline(
     """
     problems = list(models.problems)
     engine = _usable(models.recognition, lambda loaded: TorchEngine(loaded, settings.model.temperature))
-    vad: VoiceActivity = SileroVad() if models.vad is None else _usable(models.vad, FsmnVad)
+    vad: VoiceActivity = SileroVad() if models.vad is None else _usable(models.vad, _warm_fsmn)
     punctuator = _optional(models.punctuation, CtTransformer, problems)
     emotion = _optional(models.emotion, lambda loaded: _emotion_labeller(loaded, settings), problems)
     second_pass: SecondPass | None
@@ -90,7 +90,7 @@ def build_pipeline(
             models.second_pass, lambda loaded: OfflinePass(loaded, HotwordGraphs(hotwords.current, loaded.tokens)), problems
         )
     recognizer = build_recognizer(settings, mode, engine, HotwordGraphs(hotwords.current, engine.vocabulary.tokens))
-    _usable(models.recognition, lambda _: warm_up(recognizer, vad))
+    _usable(models.recognition, lambda _: _warm_up(recognizer))
     steps = _text_steps(settings, hotwords, punctuator)
     finalizer = Finalizer(steps, [emotion] if emotion else [], second_pass, max_wait_sec=_max_wait_sec(settings))
     pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, ledger=ledger, new_trace_id=new_trace_id, keep=keep)
@@ -146,10 +146,16 @@ def new_trace_id() -> str:
     return secrets.token_hex(8)
 
 
-def warm_up(recognizer: Recognizer, vad: VoiceActivity) -> None:
-    """Pay the first call's costs (kernel selection, memory) before anybody speaks."""
+def _warm_fsmn(model: FunasrModel) -> FsmnVad:
+    """FunASR's voice activity model after its first call, as ``SileroVad`` is when it is made."""
+    vad = FsmnVad(model)
     vad.probability(np.zeros(vad.window_samples, np.float32))
     vad.reset()
+    return vad
+
+
+def _warm_up(recognizer: Recognizer) -> None:
+    """Pay the first call's costs (kernel selection, memory) before anybody speaks."""
     try:
         _decode_silence(recognizer)
     except AcceleratorOutOfMemory:
