@@ -47,9 +47,9 @@ mutation: .venv/.installed-dev
 	@$(BIN)/python tools/mutation/run.py
 
 # Stops at every 100 ms of an utterance, a reader that stalls for a minute, ten minutes of debug log that nobody reads, exceptions in
-# each stage, microphones that come and go: a quarter of an hour.
+# each stage, microphones that come and go and are moved, signals and parents in the first second, odd descriptors: twenty minutes.
 faults: .venv/.installed-dev
-	@TESTS_SLACK=1 FAULTS_STEP_MS=100 FAULTS_LONG=1 $(TESTS) tests/test_faults.py tests/test_microphone_life.py tests/test_control.py tests/test_event_queue.py
+	@TESTS_SLACK=1 FAULTS_STEP_MS=100 FAULTS_LONG=1 $(TESTS) tests/test_faults.py tests/test_microphone_life.py tests/test_control.py tests/test_event_queue.py tests/test_process_start.py tests/test_hotword_file_live.py
 
 # A day of audio, all of it heard by the models: half an hour. `tests/soak/day.py --real-share 0.05` takes four minutes.
 soak: .venv/.installed-dev
