@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import structlog
 
 from voice.audio import SAMPLE_RATE_HZ, Samples, ms_to_samples
 from voice.errors import ErrorCode
@@ -205,6 +206,19 @@ def test_a_step_that_fails_costs_its_own_change_only():
     assert (finalized.transcript.text, finalized.transcript.raw_text) == ("大开！", "打开")
     assert finalized.transcript.emotion is not None
     assert finalized.failures == (("punctuation_failed", "ValueError: no"),)
+
+
+def test_what_a_step_that_fails_quotes_of_the_text_is_not_logged():
+    def quotes(text: str, *, ended: bool) -> str:
+        return str(int(text))
+
+    with structlog.testing.capture_logs() as logs:
+        prepared = Finalizer([("number_format_failed", quotes)]).prepare(draft(SAMPLE_RATE_HZ))
+    assert "打开" in prepared.failures[0][1], "the event goes where the text goes"
+    (line,) = logs
+    assert (line["event"], line["error"]) == ("number_format_failed", "ValueError")
+    assert line["places"][-1].endswith(" quotes")
+    assert "打开" not in str(line)
 
 
 CHINESE = {

@@ -178,6 +178,21 @@ def test_a_signal_at_any_moment_of_the_start_is_exit_0_without_a_traceback(numbe
         parse_events(out)
 
 
+@pytest.mark.parametrize("after_sec", [0.02, 0.1, 0.3])
+def test_a_signal_while_the_process_ends_changes_nothing(after_sec: float) -> None:
+    """The interpreter takes up to 0.6 s to end."""
+    process = start("--input", str(EXAMPLES / "air_conditioner.wav"), "--status-events")
+    assert process.stdout is not None
+    received = b""
+    while b'"stopped"' not in received:
+        received += process.stdout.readline()
+    time.sleep(after_sec)
+    process.terminate()
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err.decode()
+    parse_events(received + out)
+
+
 def test_a_closed_terminal_gives_the_final() -> None:
     process = start("--input", str(EXAMPLES / "two_utterances.wav"), "--realtime")
     assert process.stdout is not None

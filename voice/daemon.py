@@ -142,6 +142,7 @@ def run_service(settings: Settings, mode: Mode, start: Start) -> int:
         log.error("output_gone", error=describe(error), lines=queue.num_lines)
         code = error.exit_code
     end_pump(pump, _LAST_LOG_LINES_SEC)
+    stop.end()
     if daemon.computing:  # at its end the interpreter would cut the thread off within torch, and that may abort
         os._exit(code)
     return code

@@ -11,6 +11,7 @@ State: the labels whose finals did not wait for them. Worker thread. Raises noth
 from __future__ import annotations
 
 import contextlib
+import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
@@ -184,8 +185,8 @@ class Finalizer:
         """An optional part may fail in any way without costing the final."""
         try:
             yield
-        except Exception as error:
-            log.warning(failure, trace_id=trace_id, exc_info=True)
+        except Exception as error:  # noqa: BLE001 -- whatever a part raises, the final goes without it
+            log.warning(failure, trace_id=trace_id, error=type(error).__name__, places=_places(error))
             failures.append((failure, describe(error)))
 
     def _with_second_pass(self, transcript: Transcript, decoded_audio: Samples) -> Transcript:
@@ -196,6 +197,11 @@ class Finalizer:
         if mean_confidence(tokens) <= transcript.confidence:
             return transcript
         return replace(transcript, second_tokens=tokens, text=join_tokens(token.text for token in tokens))
+
+
+def _places(error: Exception) -> list[str]:
+    """Where an exception came from. Its own words stay out of the log: they may quote recognised text."""
+    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
 
 
 def _outcome(pending: PendingLabel) -> LateLabel:

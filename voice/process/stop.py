@@ -35,6 +35,14 @@ class StopRequest:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
 
+    def end(self) -> None:
+        """The run is over: a signal from now on changes neither the exit code nor the end. Main thread only.
+
+        The interpreter takes up to 0.6 s to end, and gives handlers of ours back to the system: a signal would kill it.
+        """
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
     def request(self) -> None:
         """Ask to stop, on any thread; inside ``interrupting`` the main thread is interrupted at once."""
         self.requested = True
