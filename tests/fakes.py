@@ -124,6 +124,18 @@ def failing_on_the_accelerator(model: FunasrModel, method: Callable[..., Any], f
 SCRIPTED_TOKENS = (*"_一二三四五六七八九", "ab@@", "cd")
 
 
+FIRST = 50 * FRAME_SAMPLES
+"""Where the utterances of the tests over ``ScriptedEngine`` begin."""
+
+
+def spans(hypothesis: Hypothesis) -> list[tuple[str, int, int]]:
+    """Tokens with the frames at which they begin and end, from the utterance's first on."""
+    return [
+        (token.text, (token.start_sample - FIRST) // FRAME_SAMPLES, (token.end_sample - FIRST) // FRAME_SAMPLES)
+        for token in hypothesis.tokens
+    ]
+
+
 def frame(token: int = 0, alpha: float | None = None, *, second: int = 0, gap: float = 20.0, before: int = 0) -> Samples:
     """960 samples that tell ``ScriptedEngine`` what this frame is.
 

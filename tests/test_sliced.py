@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from fakes import SCRIPTED_TOKENS, ScriptedEngine, frame, frames
+from fakes import FIRST, SCRIPTED_TOKENS, ScriptedEngine, frame, frames, spans
 
 from voice.audio import Samples
 from voice.recognition.engine import FRAME_SAMPLES, ChunkPreset
@@ -16,7 +16,6 @@ from voice.transcript import Hypothesis, Token
 
 SLICE, CONTEXT, EDGE = 4, 8, 1
 """In frames: a window is twelve frames, and tokens in its last one wait."""
-FIRST = 50 * FRAME_SAMPLES
 ONE, TWO, THREE, FOUR, FIVE, SIX, SEVEN, EIGHT, NINE, AB, CD = range(1, 12)
 ONE_TWO_THREE = HotwordGraph([((ONE, TWO, THREE), 2.0)])
 
@@ -69,14 +68,6 @@ def shown(stream: SlicedStream) -> str:
     hypothesis = stream.hypothesis()
     assert hypothesis.provisional == ()
     return text_of(hypothesis.committed)
-
-
-def spans(hypothesis: Hypothesis) -> list[tuple[str, int, int]]:
-    """Tokens with the frames at which they begin and end, from the utterance's first on."""
-    return [
-        (token.text, (token.start_sample - FIRST) // FRAME_SAMPLES, (token.end_sample - FIRST) // FRAME_SAMPLES)
-        for token in hypothesis.tokens
-    ]
 
 
 def whole(samples: Samples, hotwords: HotwordGraph | None = None) -> Hypothesis:

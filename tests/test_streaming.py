@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from fakes import SCRIPTED_TOKENS, ScriptedEngine, ScriptedStream, frame, frames
+from fakes import FIRST, SCRIPTED_TOKENS, ScriptedEngine, ScriptedStream, frame, frames, spans
 
 from voice.audio import Samples
 from voice.recognition.engine import FRAME_SAMPLES, ChunkPreset, EncodedChunk
@@ -18,7 +18,6 @@ from voice.transcript import Hypothesis, Token
 PRESET = ChunkPreset(0, 2, 1, encoder_look_back=4, decoder_look_back=1)
 """Two frames a chunk, one of look-ahead: after n frames n - 1 are committed and one is provisional."""
 OVERLAPPING = ChunkPreset(1, 2, 1, encoder_look_back=0, decoder_look_back=0)
-FIRST = 50 * FRAME_SAMPLES
 ONE, TWO, THREE, FOUR, FIVE = range(1, 6)
 ONE_TWO_THREE = HotwordGraph([((ONE, TWO, THREE), 2.0)])
 
@@ -38,14 +37,6 @@ def shown(stream: StreamingStream) -> tuple[str, str]:
     """Committed text and provisional text."""
     hypothesis = stream.hypothesis()
     return text_of(hypothesis.committed), text_of(hypothesis.provisional)
-
-
-def spans(hypothesis: Hypothesis) -> list[tuple[str, int, int]]:
-    """Tokens with the frames at which they begin and end, from the utterance's first on."""
-    return [
-        (token.text, (token.start_sample - FIRST) // FRAME_SAMPLES, (token.end_sample - FIRST) // FRAME_SAMPLES)
-        for token in hypothesis.tokens
-    ]
 
 
 def whole(samples: Samples, preset: ChunkPreset = PRESET, hotwords: HotwordGraph | None = None) -> Hypothesis:
