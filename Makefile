@@ -71,6 +71,7 @@ embedded-models: .venv/.installed-dev $(SYNTHESIS)/.installed
 	$(BIN)/python $(TRAIN)/train_punctuation.py
 	$(BIN)/python $(TRAIN)/train_emotion.py
 	$(BIN)/python $(TRAIN)/ship.py
+	$(BIN)/python $(TRAIN)/convert.py
 	$(BIN)/python $(TRAIN)/evaluate.py
 
 $(SYNTHESIS)/.installed: $(TRAIN)/requirements.txt $(TRAIN)/requirements-no-deps.txt tools/install_synthesis.sh

@@ -12,10 +12,15 @@ import structlog
 from harness import EMBEDDED_ASR, STARTED
 from virtual_microphone import VirtualMicrophone
 
+from voice.conversion.convert import write_graphs
+from voice.models.converted import OnnxModel, load_converted
+from voice.models.directory import describe_model
 from voice.models.funasr_model import FunasrModel
 from voice.models.loader import load_model
 from voice.models.torch_setup import limit_spinning, set_num_threads
+from voice.models.weights import RECOGNITION
 from voice.recognition.engine import ChunkPreset
+from voice.recognition.onnx_engine import OnnxEngine
 from voice.recognition.torch_engine import TorchEngine
 
 limit_spinning()  # as the service does, before any test imports torch
@@ -85,6 +90,20 @@ def engine(funasr_model: FunasrModel) -> TorchEngine:
 def paraformer(engine: TorchEngine) -> TorchEngine:
     """The same, under the name that older tests know."""
     return engine
+
+
+@pytest.fixture(scope="session")
+def converted_embedded(funasr_model: FunasrModel, tmp_path_factory: pytest.TempPathFactory) -> OnnxModel:
+    """The embedded model, converted now."""
+    graphs = tmp_path_factory.mktemp("onnx")
+    write_graphs(funasr_model, describe_model(funasr_model.directory, RECOGNITION), graphs)
+    return load_converted(graphs, funasr_model.directory, num_threads=1)
+
+
+@pytest.fixture(scope="session")
+def onnx_engine(converted_embedded: OnnxModel) -> OnnxEngine:
+    """The embedded model on ONNX Runtime."""
+    return OnnxEngine(converted_embedded)
 
 
 @pytest.fixture(autouse=True)

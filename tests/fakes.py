@@ -30,7 +30,7 @@ class LoudnessVad:
     def __init__(self) -> None:
         self.resets = 0
 
-    def probability(self, window: Samples) -> float:
+    def probability(self, window: Samples, following: Samples) -> float:
         return 1.0 if np.abs(window).max() > 0.01 else 0.0
 
     def reset(self) -> None:
@@ -44,7 +44,7 @@ class CountingRecognizer:
 
     def __init__(self, fail_accept: Callable[[int], bool] = lambda _: False, fail_finish: Callable[[int], bool] = lambda _: False) -> None:
         self.fail_accept, self.fail_finish = fail_accept, fail_finish
-        self.accepts = self.finishes = 0
+        self.accepts = self.finishes = self.previews = 0
         self.streams: list[CountingStream] = []
 
     def create_stream(self, first_sample: int) -> CountingStream:
@@ -69,6 +69,10 @@ class CountingStream:
         before = self.tokens
         self._tokenize(len(self.audio) // SLICE)
         return self.tokens != before
+
+    def preview(self) -> bool:
+        self.owner.previews += 1
+        return False
 
     def hypothesis(self) -> Hypothesis:
         tail = (self._token(len(self.tokens)),) if self.show_tail else ()

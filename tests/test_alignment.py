@@ -86,6 +86,22 @@ def test_small_shifts_of_the_peaks_do_not_matter():
     assert appended(committed, window) == "的灯"
 
 
+@pytest.mark.parametrize("pause_ms", [0, 300, 600, 900])
+def test_a_last_token_that_a_later_window_lengthens_by_a_pause_is_not_doubled(pause_ms: int):
+    """床 ended after 1,200 ms, and lasts until the end of the pause once there is one. Measured with the embedded model."""
+    committed = spoken("叫我起床")
+    longer = Token("床", committed[-1].start_sample, committed[-1].end_sample + ms_to_samples(pause_ms), 0.9)
+    behind = spoken("打开", from_ms=4 * TOKEN_MS + pause_ms)
+    assert appended(committed, [*committed[:-1], longer, *behind]) == "打开"
+    assert appended(committed, [*committed[:-1], longer]) == ""
+
+
+def test_a_first_token_that_a_later_window_lengthens_by_the_pause_before_it_is_not_doubled():
+    committed = tokens_at("我打开", 240, 1_200, 1_440)
+    window = [committed[0], Token("打", ms_to_samples(260), ms_to_samples(1_200), 0.9), *tokens_at("开客", 1_440, 1_680)]
+    assert appended(committed, window) == "客"
+
+
 def test_a_token_misheard_at_the_cut_start_costs_little():
     """The window begins inside 打: the decoder made up 大 and 啊 there. What is new begins behind 厅 all the same."""
     committed = spoken("打开客厅")

@@ -14,7 +14,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from voice.config import DEFAULT_PATH, Settings, load_settings
-from voice.errors import ConfigInvalid, describe
+from voice.errors import ConfigInvalid, describe, log_fields
+from voice.text_file import FileInvalid
 from voice.yaml_file import read_mapping
 
 
@@ -164,7 +165,7 @@ def test_command_line_beats_environment_beats_file_beats_default(settings_file: 
 
 def test_a_section_in_one_layer_does_not_hide_the_rest_of_it_in_another(settings_file: Any):
     settings = load({"audio": {"device": "USB"}}, {"VOICE_ASR__AUDIO__CHANNEL": "1"}, settings_file("audio: {queue_sec: 5}"))
-    assert (settings.audio.device, settings.audio.channel, settings.audio.queue_sec, settings.audio.block_ms) == ("USB", 1, 5, 30)
+    assert (settings.audio.device, settings.audio.channel, settings.audio.queue_sec, settings.audio.block_ms) == ("USB", 1, 5, 96)
 
 
 def test_the_environment_is_read_whatever_its_case_and_foreign_variables_are_not():
@@ -382,6 +383,26 @@ def test_a_described_error_is_one_line_of_at_most_a_thousand_characters():
     assert long.endswith("end")
 
 
+def test_the_log_has_an_exceptions_place_and_its_words_only_if_it_is_ours():
+    def raised(error: Exception) -> Exception:
+        try:
+            raise error
+        except Exception as caught:  # noqa: BLE001 -- any will do
+            return caught
+
+    for error, shown in (
+        (ValueError("打开客厅的灯"), "ValueError"),
+        (ConfigInvalid(["a: b"]), "ConfigInvalid: a: b"),
+        (FileInvalid("is too long"), "FileInvalid: is too long"),
+    ):
+        fields = log_fields(raised(error))
+        assert fields["error"] == shown
+        (place,) = fields["places"]
+        assert place.startswith(f"{__file__}:")
+        assert place.endswith(" raised")
+    assert log_fields(ValueError()) == {"error": "ValueError", "places": []}
+
+
 def test_a_missing_file_and_a_directory_are_named(tmp_path: Path):
     for path in (tmp_path / "none.yaml", tmp_path):
         (problem,) = problems(None, None, path)
@@ -461,6 +482,39 @@ def test_a_device_of_digits_is_an_index(given: Any, device: Any):
 
 def test_a_device_of_digits_from_the_environment_is_an_index_too():
     assert load(None, {"VOICE_ASR__AUDIO__DEVICE": "3"}).audio.device == 3
+
+
+GBK_NAME = os.fsdecode("客厅".encode("gbk"))
+"""As Python reads a file name that is not UTF-8 from the command line and from the environment."""
+PATHS = [
+    ("audio", "input"),
+    ("vad", "model"),
+    ("model", "name"),
+    ("final", "second_pass"),
+    ("final", "punctuation_model"),
+    ("emotion", "model"),
+    ("record", "directory"),
+    ("model_dir",),
+    ("hotwords",),
+]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=".".join)
+def test_a_setting_that_names_a_file_takes_a_name_that_is_not_utf_8(path: tuple[str, ...]) -> None:
+    layer: dict[str, Any] = {path[-1]: GBK_NAME} if len(path) == 1 else {path[0]: {path[1]: GBK_NAME}}
+    for settings in (load(layer), load({}, {f"VOICE_ASR__{'__'.join(path).upper()}": GBK_NAME})):
+        found: Any = settings
+        for name in path:
+            found = getattr(found, name)
+        assert found == GBK_NAME
+
+
+@pytest.mark.parametrize("path", [path for path in PATHS if path != ("model_dir",)], ids=".".join)
+@pytest.mark.parametrize("value", ["", 5])
+def test_a_setting_that_names_a_file_takes_text_only_and_some(path: tuple[str, ...], value: Any) -> None:
+    layer = {path[-1]: value} if len(path) == 1 else {path[0]: {path[1]: value}}
+    [problem] = problems(layer)
+    assert problem.startswith(f"{'.'.join(path)}: {value!r} is not allowed; allowed: text")
 
 
 def test_embedded_with_a_model_directory_is_refused():

@@ -861,7 +861,7 @@ def copied_optional(name: str) -> Iterator[Path]:
 
 
 def models_with(name: str, directory: Path) -> Models:
-    settings = load_settings({"embedded": True, **FLAGS[name](str(directory))}, environment={})
+    settings = load_settings({"embedded": True, "model": {"engine": "torch"}, **FLAGS[name](str(directory))}, environment={})
     return load_models(locate_models(settings), settings)
 
 
@@ -899,8 +899,14 @@ def test_an_optional_model_that_loads_and_cannot_be_used_costs_only_a_problem(na
 
 
 WHOLE: dict[str, tuple[Damage, str]] = {
-    "empty": (lambda at: [file.unlink() for file in at.iterdir()], "lacks config.yaml, model.pt; give the directory that holds"),
-    "only weights": (lambda at: [file.unlink() for file in at.iterdir() if file.name != "model.pt"], "lacks config.yaml; give"),
+    "empty": (
+        lambda at: [file.unlink() for file in at.iterdir() if file.is_file()],
+        "lacks config.yaml, model.pt; give the directory that holds",
+    ),
+    "only weights": (
+        lambda at: [file.unlink() for file in at.iterdir() if file.is_file() and file.name != "model.pt"],
+        "lacks config.yaml; give",
+    ),
     "no vocabulary": (lambda at: (at / "tokens.json").unlink(), "lacks tokens.json; give the directory that holds"),
     "no means": (lambda at: (at / "am.mvn").unlink(), "lacks am.mvn; give the directory that holds"),
     "gone": (shutil.rmtree, "does not exist; give a directory that holds config.yaml and the weights"),

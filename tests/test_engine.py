@@ -31,9 +31,11 @@ STRIDE = TRAINED.stride_samples
 # --- the contract -------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["scripted", "torch"])
+@pytest.fixture(params=["scripted", "torch", "onnx"])
 def any_engine(request: pytest.FixtureRequest) -> Engine:
-    return ScriptedEngine() if request.param == "scripted" else request.getfixturevalue("engine")
+    if request.param == "scripted":
+        return ScriptedEngine()
+    return request.getfixturevalue("engine" if request.param == "torch" else "onnx_engine")
 
 
 @pytest.fixture

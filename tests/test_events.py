@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from typing import Any
 
 import pytest
@@ -290,6 +291,19 @@ def test_a_token_without_a_posterior_does_not_become_an_event():
     hypothesis = Hypothesis((Token("打", 0, 960, math.nan),))
     with pytest.raises(ValidationError):
         partial_event(TRACE_ID, SOURCE, hypothesis, 0, 960)
+
+
+def test_what_names_a_file_is_escaped_where_it_is_not_utf_8() -> None:
+    name = os.fsdecode(b"\xbf\xcd \xe5\xae\xa2")
+    shown = r"\udcbf\udccd 客"
+    status = StatusEvent(trace_id=TRACE_ID, state="ready", model=name, device=name)
+    error = ErrorEvent(trace_id=TRACE_ID, error_code="input_unreadable", message=f"InputUnreadable: {name}", recoverable=False)
+    emotion = Emotion(f"funasr.{name}", "happy", 1.0, dict.fromkeys(EMOTION_NAMES, 0.0), 0, 1)
+    assert (status.model, status.device) == (shown, shown)
+    assert error.message == f"InputUnreadable: {shown}"
+    assert emotion_event(TRACE_ID, emotion).source == f"funasr.{shown}"
+    for event in (status, error):
+        event.model_dump_json().encode()
 
 
 def test_an_event_changes_no_more():

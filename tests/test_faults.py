@@ -102,6 +102,7 @@ def test_an_exception_in_any_stage_is_said_and_survived(stage: str, mode: str) -
     assert errors
     assert {error["recoverable"] for error in errors} == {True}
     assert all("planted" in error["message"] for error in errors)
+    assert "planted" not in result.stderr, "an exception may quote what was recognised"
     finals = of_type(result.events, "final")
     assert finals[-1]["raw_text"] == example("two_utterances")[1][1]
     assert len(finals) in (2, 3)
@@ -117,6 +118,9 @@ def test_inference_that_fails_for_good_ends_with_70_and_the_words_that_were_show
     assert result.returncode == 70
     errors = of_type(result.events, "error_event")
     assert [error["recoverable"] for error in errors] == [True] * (len(errors) - 1) + [False]
+    assert {error["message"] for error in errors} == {"RuntimeError: planted"}
+    assert "service_crashed" in result.stderr
+    assert "planted" not in result.stderr, "an exception may quote what was recognised"
     shown = {event["trace_id"] for event in of_type(result.events, "partial")}
     assert shown == {event["trace_id"] for event in of_type(result.events, "final")}
     assert all(final_texts(result.events))

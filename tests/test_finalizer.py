@@ -102,6 +102,15 @@ def test_a_model_that_fails_costs_nothing_but_a_failure():
     assert next_one.failures == ()
 
 
+def test_what_a_model_that_fails_says_is_not_logged():
+    with structlog.testing.capture_logs() as logs:
+        finalize(ScriptedEmotion(RuntimeError("words")), draft(SAMPLE_RATE_HZ))
+    (line,) = logs
+    assert (line["event"], line["error"]) == ("emotion_failed", "RuntimeError")
+    assert line["places"]
+    assert "words" not in str(line)
+
+
 @pytest.mark.parametrize("answer", [{}, dict.fromkeys(EMOTION_NAMES, math.nan)], ids=["no scores", "not a number"])
 def test_an_answer_that_is_none_is_a_failure_and_not_an_emotion(answer: dict[EmotionName, float]):
     """A final with NaN in it could not be written at all."""

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "voice.process",
     "voice.models",
+    "voice.conversion",
     *(f"voice.{stage}" for stage in ("capture", "endpointing", "recognition", "finalization", "output")),
 )
 STAGES = ("capture", "endpointing", "recognition", "finalization", "output")
@@ -24,7 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("voice.losses", "voice.windowing", "voice.config", "voice.process", "voice.hotword_list"),
     ("voice.models",),
     tuple(f"voice.{stage}" for stage in STAGES),
-    ("voice.intake", "voice.utterance"),
+    ("voice.intake", "voice.utterance", "voice.conversion"),
     ("voice.pipeline",),
     ("voice.build", "voice.inputs"),
     ("voice.listening",),
@@ -38,7 +39,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 STAGE_LAYER = next(index for index, members in enumerate(LAYERS) if "voice.capture" in members)
 TORCH_RECOGNITION = tuple(f"voice.recognition.{name}" for name in ("torch_engine", "acceleration", "offline_pass"))
 """All of recognition that knows torch; the rest works with any engine."""
-MODEL_PACKAGES = ("voice.models", "voice.recognition", "voice.finalization", "voice.endpointing")
+TORCH_FREE_MODELS = ("voice.models.converted", "voice.models.onnx_session")
+MODEL_PACKAGES = ("voice.models", "voice.conversion", "voice.recognition", "voice.finalization", "voice.endpointing")
 
 
 @dataclass(frozen=True)
@@ -112,10 +114,14 @@ def violations(source: str, module: str, modules: Iterable[str] = ()) -> list[st
         if top in ("torch", "torchaudio", "funasr") and package_of(module) not in MODEL_PACKAGES:
             found.append(f"{where}: only the adapters of models may")
         needs_torch = (
-            top in ("torch", "torchaudio", "funasr") or package_of(each.module) == "voice.models" or each.module in TORCH_RECOGNITION
+            top in ("torch", "torchaudio", "funasr")
+            or (package_of(each.module) == "voice.models" and each.module not in TORCH_FREE_MODELS)
+            or each.module in TORCH_RECOGNITION
         )
         if needs_torch and package_of(module) == "voice.recognition" and module not in TORCH_RECOGNITION:
             found.append(f"{where}: in recognition only the torch adapters may")
+        if top == "onnx" and package_of(module) != "voice.conversion":
+            found.append(f"{where}: only the conversion may, which is a process of its own")
         if top == "sounddevice" and module != "voice.capture.portaudio":
             found.append(f"{where}: only capture/portaudio.py may")
         if top == "sounddevice" and each.at_top:
@@ -173,6 +179,8 @@ def test_the_walk_sees_imports_inside_functions():
         ("voice.recognition.streaming", "def f():\n    import torch", "only the torch adapters"),
         ("voice.recognition.sliced", "from voice.recognition.torch_engine import TorchEngine", "only the torch adapters"),
         ("voice.recognition.engine", "from voice.models.funasr_model import FunasrModel", "only the torch adapters"),
+        ("voice.recognition.onnx_engine", "from voice.models.loader import load_model", "only the torch adapters"),
+        ("voice.build", "import onnx.helper", "only the conversion"),
         ("voice.daemon", "def f():\n    import sounddevice", "only capture/portaudio.py"),
         ("voice.capture.portaudio", "import sounddevice as sd", "only inside a function"),
         ("voice.capture.portaudio", "try:\n    from sounddevice import InputStream\nexcept OSError:\n    pass", "only inside a function"),
@@ -194,6 +202,8 @@ def test_a_planted_violation_is_found(module: str, source: str, complaint: str):
         ("voice.endpointing.silero", "def f():\n    import torch"),
         ("voice.models.loader", "def f():\n    import torch\n    from funasr.register import tables"),
         ("voice.recognition.torch_engine", "from voice.models.funasr_model import FunasrModel\ndef f():\n    import torch"),
+        ("voice.recognition.onnx_engine", "from voice.models.converted import OnnxModel"),
+        ("voice.conversion.graph", "import onnx"),
         ("voice.capture.portaudio", "def f():\n    import sounddevice"),
         ("voice.output.writer", "import sys\nsys.stdout.flush()"),
         ("voice.cli", "from voice.capture.devices import list_devices\nfrom voice.daemon import run_service"),

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 
 from voice.audio import SAMPLE_RATE_HZ, AudioBlock, AudioChunk
 from voice.capture.resample import CLIP, Resampler
@@ -206,7 +207,7 @@ def test_values_that_no_recording_holds_are_replaced_counted_and_reported_once(v
     source.finish("end_of_input")
     items = everything(source)
     (bad,) = (item for item in items if isinstance(item, BadSamples))
-    assert bad.message.startswith(f"{'ClippedAudio' if np.isfinite(value) else 'NonFiniteAudio'}: {3 * channels} samples")
+    assert bad.message.startswith(f"{'ClippedAudio' if np.isfinite(value) else 'NonFiniteAudio'}: {3 * channels} samples so far")
     samples = signal(items)
     assert np.isfinite(samples).all()
     assert np.abs(samples).max() <= 1.5 * CLIP
@@ -222,6 +223,18 @@ def test_both_kinds_are_reported_and_samples_a_little_over_full_scale_are_left_a
     items = everything(source)
     assert [item.message.split(":")[0] for item in items if isinstance(item, BadSamples)] == ["NonFiniteAudio", "ClippedAudio"]
     assert "1 samples" in items[1].message, "the bound itself is legal"
+
+
+def test_all_replaced_samples_are_logged_where_the_audio_ends_if_there_were_more() -> None:
+    source, ledger = intake()
+    with structlog.testing.capture_logs() as lines:
+        for endpoint, values in (("requested", [np.nan, 9.0, 1.0]), ("audio_lost", [np.nan, np.nan]), ("end_of_input", [1.0])):
+            source.accept(block(np.array(values, np.float32), ledger))
+            source.accept(block(np.array(values, np.float32), ledger))
+            source.finish(endpoint)
+        everything(source)
+    counts = [(line["event"], line["non_finite"], line["clipped"]) for line in lines]
+    assert counts == [("samples_replaced", 2, 2), ("samples_replaced", 6, 2)], "the last audio had none"
 
 
 def test_a_channel_that_is_not_there_is_refused() -> None:

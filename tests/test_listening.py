@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from fakes import CountingRecognizer, LoudnessVad, silence, speech
 from harness import check_guarantees, of_type
 from test_pipeline import SETTINGS, trace_ids
@@ -40,6 +41,8 @@ class Script:
         self.recovers = recovers
         self.ended = False
         self.format: AudioFormat | None = None
+        self.gathers_sec: list[float] = []
+        """What each call of ``read`` was given."""
         self._items: list[Any] = []
         at = 0
         for item in items:
@@ -51,7 +54,8 @@ class Script:
                 self._items.append(AudioBlock(item[start : start + TENTH, None], SAMPLE_RATE_HZ, captured_at=captured_at))
                 at += len(item[start : start + TENTH])
 
-    def read(self, timeout_sec: float) -> AudioBlock | None:
+    def read(self, timeout_sec: float, gather_sec: float = 0.0) -> AudioBlock | None:
+        self.gathers_sec.append(gather_sec)
         while self._items and callable(self._items[0]):
             self._items.pop(0)()
         if not self._items:
@@ -171,6 +175,15 @@ def test_a_microphone_that_is_lost_in_an_utterance_ends_it() -> None:
     assert run.code == 0
 
 
+def test_while_nobody_speaks_audio_may_gather_and_from_the_first_window_of_speech_on_every_block_is_read_at_once() -> None:
+    source = Script(talk(1))  # 10 blocks of silence, 30 of speech, 15 of silence, of which 8 belong to the utterance
+    assert len(Run(source).of("final")) == 1
+    unhurried = [index for index, gather_sec in enumerate(source.gathers_sec) if gather_sec]
+    assert unhurried[:11] == list(range(11)), "the eleventh block has the first speech"
+    assert unhurried[11] in (48, 49), "a window ends within a block"
+    assert unhurried[11:] == list(range(unhurried[11], 56))
+
+
 # --- inputs that fail -----------------------------------------------------------------------------------------------------
 
 
@@ -214,6 +227,16 @@ def test_a_model_that_fails_now_and_then_stops_nobody() -> None:
     assert run.code == 0
     assert len(run.of("final")) == 6
     assert len(run.of("error_event")) > 5
+
+
+def test_what_a_model_that_fails_says_is_in_the_event_and_not_in_the_log() -> None:
+    with structlog.testing.capture_logs() as logs:
+        run = Run(Script(talk(1)), CountingRecognizer(fail_accept=lambda call: call == 10))
+    assert [event["message"] for event in run.of("error_event")] == ["RuntimeError: planted in accept"]
+    (line,) = (line for line in logs if line["event"] == "inference_failed")
+    assert line["error"] == "RuntimeError"
+    assert line["places"][-1].endswith(" accept")
+    assert "planted" not in str(logs)
 
 
 def test_a_model_that_fails_for_good_ends_the_run_and_the_utterance_keeps_what_was_shown() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -184,6 +185,15 @@ def test_an_overflow_lost_a_block_at_least(lost_frames: int):
     device = Device()
     device.blocks(10)
     assert device.block(lost_frames=lost_frames, overflowed=True) == BLOCK_FRAMES
+
+
+@pytest.mark.parametrize("block_ms", [10, 30, 96, 200])
+def test_without_a_loss_by_the_clock_an_overflow_of_a_long_block_counts_as_one_of_30_ms(block_ms: int):
+    meter, num_frames = GapMeter(), RATE_HZ * block_ms // 1000
+    times = [1_000 + index * block_ms / 1000 for index in range(20)]
+    assert [meter.lost_frames(at, num_frames, RATE_HZ, overflowed=False) for at in times] == [(0, 0)] * 20
+    lost = meter.lost_frames(times[-1] + block_ms / 1000, num_frames, RATE_HZ, overflowed=True)
+    assert lost == (min(num_frames, BLOCK_FRAMES), 0)
 
 
 def test_an_overflow_in_the_first_block_counts_a_block():
@@ -419,7 +429,50 @@ def test_what_was_lost_before_a_block_without_room_is_reported_too(scene: Scene)
     scene.stream.deliver(0.5)
     scene.stream.deliver(0.5)
     scene.stream.deliver(0.5, overflow=True)
-    assert lost_sec(scene.ledger) == pytest.approx(1.0), "the overflow's block and its own"
+    assert lost_sec(scene.ledger) == pytest.approx(0.53), "the least an overflow loses, and the block"
+
+
+# Blocks that gather
+
+
+@pytest.mark.parametrize("block_sec", [0.03, 0.096, 0.2])
+def test_a_reader_in_no_hurry_sleeps_until_enough_audio_waits_and_then_reads_all_of_it(scene: Scene, block_sec: float):
+    microphone = scene.open()
+    while microphone.read(0) is not None:
+        pass
+    read: list[AudioBlock | None] = []
+    reader = threading.Thread(target=lambda: read.append(microphone.read(30, 0.15)))
+    reader.start()
+    num_blocks = math.ceil(0.15 / block_sec)
+    for _ in range(num_blocks - 1):
+        scene.stream.deliver(block_sec)
+        reader.join(0.05)
+        assert reader.is_alive()
+    scene.stream.deliver(block_sec)
+    reader.join(10)
+    assert len(read) == 1
+    read += [microphone.read(30, 0.15) for _ in range(num_blocks - 1)]  # at once: they are there
+    assert [block and block.duration_sec for block in read] == [pytest.approx(block_sec)] * num_blocks
+
+
+def test_a_block_is_read_within_the_timeout_though_no_other_follows(scene: Scene):
+    microphone = scene.open()
+    while microphone.read(0) is not None:
+        pass
+    deliver = threading.Timer(0.05, lambda: scene.stream.deliver(0.03))
+    deliver.start()
+    assert microphone.read(0.15, 10.0) is not None
+    assert microphone.read(0.02, 10.0) is None
+    deliver.join()
+
+
+def test_a_microphone_that_is_lost_while_its_reader_is_in_no_hurry_is_reported_as_soon(scene: Scene):
+    microphone = scene.open()
+    while microphone.read(0) is not None:
+        pass
+    scene.stream.close()
+    with pytest.raises(AudioDeviceLost):
+        microphone.read(0.05, 10.0)
 
 
 def test_drops_survive_a_device_that_goes_away_and_a_stop(scene: Scene):

@@ -122,6 +122,11 @@ def test_weights_that_carry_code_are_refused_and_the_code_does_not_run(model_dir
     assert not (tmp_path / "ran").exists()
 
 
+def test_weights_that_were_saved_as_trainable_load_without_a_warning(model_dir: Path) -> None:
+    edit_weights(model_dir, lambda state: {key: value.float().requires_grad_() for key, value in state.items()})
+    load(model_dir)
+
+
 def test_wrapped_weights_load(model_dir: Path) -> None:
     edit_weights(model_dir, lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}})
     load(model_dir)
@@ -166,6 +171,19 @@ def test_a_file_is_no_model_directory() -> None:
 def test_an_unknown_alias_is_refused_before_any_hub_is_asked() -> None:
     with pytest.raises(ModelLoadFailed, match="neither a directory nor a model"):
         resolve_model("no-such-model", "hf")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("~nosuchuser/model", "begins with a home directory that is not known; write the whole path"),
+        ("/a\0b", "holds a character that no path can hold"),
+        ("/" + "x" * 5_000, "is too long for a path"),
+    ],
+)
+def test_a_directory_that_can_be_no_path_is_refused_by_its_reason(name: str, reason: str) -> None:
+    with pytest.raises(ModelLoadFailed, match=reason):
+        resolve_model(name, "ms")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")

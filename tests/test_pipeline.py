@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import structlog
 from conftest import TRAINED
 from fakes import CountingRecognizer, LoudnessVad, silence, speech
 from harness import check_guarantees, example, example_names, of_type
@@ -41,7 +42,13 @@ ENDPOINTER = EndpointerSettings(
     min_rms=0.0,
 )
 SETTINGS = PipelineSettings(
-    endpointer=ENDPOINTER, channel="mix", pre_roll=300 * MS, provisional_max_load_sec=1.0, speculate=True, speech_events=True
+    endpointer=ENDPOINTER,
+    channel="mix",
+    pre_roll=300 * MS,
+    provisional_max_load_sec=1.0,
+    preview_max_load_sec=0.1,
+    speculate=True,
+    speech_events=True,
 )
 
 
@@ -231,7 +238,7 @@ class RememberedVad:
         self.said = [silero.probability(samples[end - 512 : end]) for end in ends]
         self.at = 0
 
-    def probability(self, window: Samples) -> float:
+    def probability(self, window: Samples, following: Samples) -> float:
         self.at += 1
         return self.said[self.at - 1]
 
@@ -323,6 +330,20 @@ def test_without_a_word_about_load_there_is_none() -> None:
     assert {len(event["text"]) - event["stable_chars"] for event in partials} == {1}
 
 
+def previews(load_sec: float) -> int:
+    pipeline = build(recognizer := CountingRecognizer())
+    pipeline.process(block(np.concatenate((silence(1), speech(2)))), load_sec)
+    before = recognizer.previews
+    pipeline.finish("shutdown")
+    assert recognizer.previews == before, "the end needs its final, not a preview"
+    return before
+
+
+def test_an_unfinished_chunk_is_shown_while_no_audio_waits() -> None:
+    assert previews(0.1) > 10
+    assert previews(0.11) == 0
+
+
 class StickyVad(LoudnessVad):
     """Once it has heard speech it hears nothing else: a memory of the signal that only a reset clears."""
 
@@ -330,13 +351,59 @@ class StickyVad(LoudnessVad):
         super().__init__()
         self.sticks = False
 
-    def probability(self, window: Samples) -> float:
-        self.sticks = self.sticks or super().probability(window) > 0
+    def probability(self, window: Samples, following: Samples) -> float:
+        self.sticks = self.sticks or super().probability(window, following) > 0
         return float(self.sticks)
 
     def reset(self) -> None:
         super().reset()
         self.sticks = False
+
+
+class ForewarnedVad(LoudnessVad):
+    """Each window that was announced as following must come next, unless the signal ends; fails now and then, as a bug would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expected = np.zeros(0, np.float32)
+        self.windows = self.announced = 0
+
+    def probability(self, window: Samples, following: Samples) -> float:
+        self.windows += 1
+        assert len(following) % len(window) == 0
+        if len(self.expected):
+            np.testing.assert_array_equal(np.concatenate((window, following))[: len(self.expected)], self.expected)
+            self.announced += 1
+        self.expected = following.copy()
+        if self.windows % 17 == 0:
+            raise RuntimeError("planted")
+        return super().probability(window, following)
+
+    def reset(self) -> None:
+        super().reset()
+        self.expected = np.zeros(0, np.float32)
+
+
+@given(st.lists(st.tuples(st.integers(1, 9_000), st.sampled_from(["block", "block", "block", "gap", "long gap", "end"])), max_size=30))
+@settings(deadline=None)
+def test_windows_come_as_they_were_announced_to_the_voice_activity_model(steps: list[tuple[int, str]]) -> None:
+    vad = ForewarnedVad()
+    pipeline = build(CountingRecognizer(lambda call: call % 5 == 4), vad)
+    samples = np.random.default_rng(0).uniform(-1, 1, 9_000).astype(np.float32)
+    for num_samples, what in steps:
+        if what == "end":
+            guarded(pipeline, lambda: pipeline.finish("requested"))
+        lost = {"gap": 2_000, "long gap": 40_000}.get(what, 0)
+        piece = after_loss(pipeline, samples[:num_samples], lost) if lost else block(samples[:num_samples])
+        guarded(pipeline, functools.partial(pipeline.process, piece))
+    guarded(pipeline, lambda: pipeline.finish("end_of_input"))
+    assert not len(vad.expected)
+
+
+def test_all_windows_of_a_block_are_known_at_its_first() -> None:
+    vad = ForewarnedVad()
+    build(vad=vad).process(block(silence(0.5)))
+    assert (vad.windows, vad.announced) == (15, 14)
 
 
 @pytest.mark.parametrize("how", ["gap", "requested"])
@@ -473,6 +540,14 @@ def test_audio_lost_in_a_pause_is_in_the_final() -> None:
 def test_a_speculation_that_fails_costs_nothing_and_shows_nowhere(failing: Callable[[int], bool]) -> None:
     events = run(build(CountingRecognizer(fail_finish=failing)), spoken(400))
     assert events == run(build(), spoken(400))
+
+
+def test_what_a_speculation_that_fails_says_is_not_logged() -> None:
+    with structlog.testing.capture_logs() as logs:
+        run(build(CountingRecognizer(fail_finish=lambda call: call == 1)), spoken(400))
+    (line,) = (line for line in logs if line["event"] == "speculation_failed")
+    assert line["error"] == "RuntimeError"
+    assert "planted" not in str(line)
 
 
 # --- loss -------------------------------------------------------------------------------------------------------------
@@ -740,11 +815,11 @@ class FailingVad(LoudnessVad):
         super().__init__()
         self.error, self.failing, self.windows = error, failing, 0
 
-    def probability(self, window: Samples) -> float:
+    def probability(self, window: Samples, following: Samples) -> float:
         self.windows += 1
         if self.windows in self.failing:
             raise self.error
-        return super().probability(window)
+        return super().probability(window, following)
 
 
 @pytest.mark.parametrize("error", [VadFailed("planted"), RuntimeError("planted")], ids=["announced", "a bug"])

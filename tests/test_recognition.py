@@ -11,6 +11,7 @@ import pytest
 from conftest import PRESETS, TRAINED
 from harness import EMBEDDED_ASR, example, example_names
 
+from voice.audio import ms_to_samples
 from voice.recognition.cif import initial_state, integrate
 from voice.recognition.engine import FRAME_SAMPLES, ChunkPreset
 from voice.recognition.sliced import SlicedRecognizer
@@ -220,6 +221,24 @@ def test_an_empty_stream_and_a_very_short_one_finish_without_text(engine: TorchE
         stream = recognizer_of(engine, mode).create_stream(0)
         stream.accept(np.zeros(length, np.float32))
         assert stream.finish().text == "", length
+
+
+@pytest.mark.parametrize(("first", "second", "pause_ms"), [(0, 2, 150), (0, 2, 200), (1, 0, 450), (1, 0, 500)])
+def test_sliced_mode_does_not_double_the_last_character_before_a_pause(engine: TorchEngine, first: int, second: int, pause_ms: int) -> None:
+    """The later window gives the pause to the last token, so that it ends up to 0.8 s later than in the window that committed it."""
+    (one, texts), (two, more) = example("air_conditioner"), example("two_utterances")
+    spoken = [(without_silence(samples), text) for samples, text in zip((one, *np.array_split(two, 2)), texts + more, strict=True)]
+    (before, text), (behind, rest) = spoken[first], spoken[second]
+    start, pause, end = (np.zeros(ms_to_samples(ms), np.float32) for ms in (300, pause_ms, 500))
+    stream = recognizer_of(engine, "sliced").create_stream(0)
+    stream.accept(np.concatenate((start, before, pause, behind, end)))
+    assert stream.finish().text == text + rest
+
+
+def without_silence(samples: np.ndarray) -> np.ndarray:
+    """From 50 ms before the first loud sample to 50 ms behind the last one."""
+    loud = np.flatnonzero(np.abs(samples) > 0.01)
+    return samples[loud[0] - 800 : loud[-1] + 800]
 
 
 @pytest.mark.slow

@@ -202,9 +202,17 @@ def test_what_is_no_directory_is_refused_in_one_line(tmp_path: Path, place: str)
         recorder(tmp_path / place)
 
 
-@pytest.mark.parametrize("name", ["~nosuchuser/kept", "/tmp/a\0b", "/tmp/" + "x" * 5_000])
-def test_a_name_that_cannot_be_a_directory_is_refused_in_one_line(name: str) -> None:
-    with pytest.raises(ConfigInvalid, match=r"record\.directory: .* cannot be made: ") as caught:
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("~nosuchuser/kept", "begins with a home directory that is not known"),
+        ("/tmp/a\0b", "holds a character that no path can hold"),
+        ("/tmp/" + "x" * 5_000, "is too long for a path"),
+        ("/tmp/" + "x" * 300, "is too long for a path"),
+    ],
+)
+def test_a_name_that_cannot_be_a_directory_is_refused_in_one_line(name: str, reason: str) -> None:
+    with pytest.raises(ConfigInvalid, match=rf"record\.directory: .* {reason}") as caught:
         recorder(Path(name))
     assert len(caught.value.problems) == len(str(caught.value).splitlines()) == 1
 

@@ -124,7 +124,8 @@ def test_values_that_are_not_finite_cost_one_error_event(tmp_path: Path) -> None
     result = run_service("streaming", "--input", str(tmp_path / "nan.wav"))
     (error,) = of_type(result.events, "error_event")
     assert (error["error_code"], error["recoverable"]) == ("input_unreadable", True)
-    assert "10 samples were not finite" in error["message"]
+    assert "10 samples so far were not finite" in error["message"]
+    assert "samples_replaced" in result.stderr
     assert final_texts(result.events) == [text]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -259,3 +262,32 @@ def test_the_thread_does_not_keep_a_process_that_ends():
     finalizer = Finalizer(side_models=[emotion])
     finalizer.complete(finalizer.prepare(draft()))
     assert {thread.daemon for thread in threading.enumerate() if thread.name == "side models"} == {True}
+
+
+def niceness_of_this_thread() -> int:
+    """What Linux's scheduler uses: field 19 of the thread's line; the second one, its name in parentheses, may hold spaces."""
+    line = Path(f"/proc/self/task/{threading.get_native_id()}/stat").read_text(encoding="utf-8")
+    return int(line.rpartition(")")[2].split()[19 - 3])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_side_models_give_way_to_the_thread_of_the_words():
+    seen: list[int] = []
+    emotion, _ = two_models()
+    emotion.answers = lambda _: seen.append(niceness_of_this_thread())
+    before = niceness_of_this_thread()
+    finalizer = Finalizer(side_models=[emotion])
+    for index in (1, 2):
+        assert labels_of(finalizer.complete(finalizer.prepare(draft(index))))[0] is not None
+    assert seen == [min(before + 10, 19)] * 2
+    assert niceness_of_this_thread() == before
+
+
+def test_a_system_that_refuses_priorities_costs_no_label(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "setpriority", refuse)
+    emotion, _ = two_models()
+    finalizer = Finalizer(side_models=[emotion])
+    assert labels_of(finalizer.complete(finalizer.prepare(draft())))[0] is not None

@@ -117,7 +117,7 @@ def test_a_token_whose_frames_lie_in_two_chunks_is_one_token() -> None:
     stream.accept(np.concatenate((frame(ONE, 0.6), frame(TWO, 0.2))))
     assert shown(stream) == ("", "")
     stream.accept(np.concatenate((frame(TWO, 0.2), frame(0))))
-    assert spans(stream.hypothesis()) == [("一", 0, 3)]
+    assert spans(stream.hypothesis()) == [("一", 0, 2)]  # the centre of its weight is 1.1 frames in
 
 
 def test_the_tail_begins_with_the_weight_that_the_committed_frames_left() -> None:
@@ -354,3 +354,100 @@ def test_a_copy_and_its_original_go_on_independently_from_the_same_state(cut: in
         second.accept(SCRIPT[cut:])
         assert second.finish() == expected
         assert second.decoded_until == FIRST + len(SCRIPT)
+
+
+# --- between two chunks -------------------------------------------------------------------------------------------------
+
+LONG = ChunkPreset(0, 4, 1, encoder_look_back=4, decoder_look_back=1)
+
+
+def previewing(preview_frames: int, engine: ScriptedEngine | None = None, hotwords: HotwordGraph | None = None) -> StreamingStream:
+    graph = hotwords or HotwordGraph()
+    recognizer = StreamingRecognizer(engine or ScriptedEngine(), LONG, lambda: graph, preview_samples=preview_frames * FRAME_SAMPLES)
+    return recognizer.create_stream(FIRST)
+
+
+def test_audio_of_an_unfinished_chunk_is_shown_as_provisional() -> None:
+    stream = previewing(1)
+    steps = []
+    for token in (1, 2, 3, 4, 5, 6):
+        decoded = stream.accept(frames(token)) or stream.preview()
+        assert decoded
+        steps.append((*shown(stream), (stream.decoded_until - FIRST) // FRAME_SAMPLES))
+    assert steps == [("", "一", 1), ("", "一二", 2), ("", "一二三", 3), ("一二三", "四", 4), ("一二三", "四五", 5), ("一二三", "四五六", 6)]
+
+
+def test_a_preview_waits_for_its_interval_and_rests_on_whole_ones() -> None:
+    stream = previewing(2)
+    stream.accept(frames(1))
+    assert not stream.preview()
+    stream.accept(frames(2, 3))
+    assert stream.preview()
+    assert (shown(stream), stream.decoded_until) == (("", "一二"), FIRST + 2 * FRAME_SAMPLES)
+    assert not stream.preview()
+
+
+def test_without_an_interval_there_is_no_preview() -> None:
+    stream = previewing(0)
+    stream.accept(frames(1, 2, 3))
+    assert not stream.preview()
+    assert shown(stream) == ("", "")
+
+
+def test_a_preview_of_silence_calls_no_decoder() -> None:
+    engine = ScriptedEngine()
+    stream = previewing(1, engine)
+    stream.accept(frames(0))
+    stream.preview()
+    assert engine.decoded == []
+
+
+@pytest.mark.parametrize("hotwords", [None, ONE_TWO_THREE], ids=["plain", "hotwords"])
+def test_previews_change_nothing_that_is_committed(hotwords: HotwordGraph | None) -> None:
+    """At any moment and in any number: the hypotheses at chunks and the flush are those of a stream without them."""
+    draw = random.Random(1)
+    for _ in range(20):
+        plain, stream = previewing(0, hotwords=hotwords), previewing(1, hotwords=hotwords)
+        for at in range(0, len(SCRIPT), FRAME_SAMPLES // 2):
+            piece = SCRIPT[at : at + FRAME_SAMPLES // 2]
+            decoded = [each.accept(piece) for each in (plain, stream)]
+            assert decoded[0] == decoded[1]
+            if decoded[0]:
+                assert stream.hypothesis() == plain.hypothesis()
+                assert stream.decoded_until == plain.decoded_until
+            if draw.random() < 0.5:
+                stream.preview()
+            assert stream.hypothesis().committed == plain.hypothesis().committed
+        copied = stream.copy()
+        assert (copied.hypothesis(), copied.decoded_until) == (stream.hypothesis(), stream.decoded_until)
+        assert stream.finish() == copied.finish() == plain.finish()
+        assert stream.decoded_until == plain.decoded_until
+
+
+# --- token times --------------------------------------------------------------------------------------------------------
+
+
+def test_a_little_weight_in_silence_does_not_move_a_token() -> None:
+    """What 8-bit weights, another processor or noise change: a token keeps its place within a frame."""
+    draw = random.Random(2)
+
+    def times(noise: float) -> list[tuple[int, int]]:
+        silence_ = [frame(TWO, draw.random() * noise) for _ in range(8)]
+        after = [frame(TWO, 0.0) for _ in range(4)]
+        tokens = whole(np.concatenate([*silence_, frame(TWO, 0.55), frame(TWO, 0.5), *after, frame(THREE, 0.9), frame(0), frame(0)])).tokens
+        return [(token.start_sample, token.end_sample) for token in tokens]
+
+    (expected, *_), spread = times(0.0), 0
+    for _ in range(30):
+        (found, *_) = times(0.03)
+        spread = max(spread, *(abs(one - other) for one, other in zip(found, expected, strict=True)))
+    assert spread <= FRAME_SAMPLES
+
+
+def test_spans_of_tokens_do_not_overlap_and_end_with_the_audio() -> None:
+    draw = random.Random(3)
+    for _ in range(50):
+        samples = np.concatenate([frame(draw.randint(0, 9), draw.random()) for _ in range(20)])
+        tokens = whole(samples).tokens
+        assert all(FIRST <= token.start_sample <= token.end_sample <= FIRST + len(samples) for token in tokens)
+        assert all(one.end_sample <= other.start_sample + FRAME_SAMPLES for one, other in itertools.pairwise(tokens))

@@ -6,6 +6,7 @@ restarts, and spans are half open. No I/O, no state, no torch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +17,7 @@ SAMPLES_PER_MS = SAMPLE_RATE_HZ // 1000
 
 Samples = NDArray[np.float32]
 """float32, (num_samples,), nominally [-1, 1], 16 kHz mono."""
+NO_SAMPLES: Samples = np.zeros(0, np.float32)
 
 
 def ms_to_samples(milliseconds: float) -> int:
@@ -32,7 +34,8 @@ def rms(samples: Samples) -> float:
     """Root mean square of the samples, 0.0 for none."""
     if samples.size == 0:
         return 0.0
-    return float(np.sqrt(np.mean(np.square(samples, dtype=np.float64))))
+    wide = samples.astype(np.float64)  # the square of 3e38 is beyond float32
+    return math.sqrt(np.vdot(wide, wide) / samples.size)
 
 
 @dataclass(frozen=True, slots=True)

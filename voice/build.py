@@ -21,13 +21,14 @@ from voice.endpointing.endpointer import EndpointerSettings, VoiceActivity
 from voice.endpointing.fsmn import FsmnVad
 from voice.endpointing.silero import SileroVad
 from voice.errors import ErrorCode, ModelLoadFailed
-from voice.finalization.emotion import Emotion2vec, EmotionLabeller, EmotionSettings
+from voice.finalization.emotion import EmotionLabeller, EmotionSettings, create_emotion_model
 from voice.finalization.finalizer import Finalizer, SecondPass, TextStep
 from voice.finalization.hotword_repair import HotwordRepair
 from voice.finalization.number_format import NumberFormat
-from voice.finalization.punctuation import CtTransformer
+from voice.finalization.punctuation import CtTransformer, OnnxPunctuation, create_punctuator
 from voice.hotword_list import HotwordList
 from voice.losses import LossLedger
+from voice.models.converted import OnnxModel
 from voice.models.directory import blaming
 from voice.models.funasr_model import AcceleratorOutOfMemory, FunasrModel
 from voice.models.weights import Models, is_same_weights, optional
@@ -35,6 +36,7 @@ from voice.pipeline import Pipeline, PipelineSettings
 from voice.recognition.engine import ChunkPreset, Engine
 from voice.recognition.hotwords import HotwordGraphs
 from voice.recognition.offline_pass import OfflinePass
+from voice.recognition.onnx_engine import OnnxEngine
 from voice.recognition.recognizer import Recognizer
 from voice.recognition.second_pass import SamePass
 from voice.recognition.sliced import SlicedRecognizer
@@ -44,6 +46,7 @@ from voice.recognition.torch_engine import TorchEngine
 log = structlog.get_logger()
 
 _Part = TypeVar("_Part")
+_Model = TypeVar("_Model", bound=FunasrModel | OnnxModel)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +81,9 @@ def build_pipeline(
         ModelLoadFailed: recognition or voice activity cannot work with its weights.
     """
     problems = list(models.problems)
-    engine = _usable(models.recognition, lambda loaded: TorchEngine(loaded, settings.model.temperature))
+    engine = _usable(models.recognition, lambda loaded: create_engine(loaded, settings.model.temperature))
     vad: VoiceActivity = SileroVad() if models.vad is None else _usable(models.vad, _warm_fsmn)
-    punctuator = _optional(models.punctuation, CtTransformer, problems)
+    punctuator = _optional(models.punctuation, create_punctuator, problems)
     emotion = _optional(models.emotion, lambda loaded: _emotion_labeller(loaded, settings), problems)
     second_pass: SecondPass | None
     if is_same_weights(settings):
@@ -98,6 +101,7 @@ def build_pipeline(
         "pipeline_built",
         recognition=str(models.recognition.directory),
         mode=mode,
+        engine="onnx" if isinstance(models.recognition, OnnxModel) else "torch",
         device=models.recognition.device,
         vad=settings.vad.engine,
         punctuation=punctuator is not None,
@@ -106,7 +110,17 @@ def build_pipeline(
     return Built(pipeline, tuple(problems))
 
 
-def _usable(model: FunasrModel, use: Callable[[FunasrModel], _Part]) -> _Part:
+def create_engine(model: FunasrModel | OnnxModel, temperature: float) -> Engine:
+    """The engine that runs a recognition model.
+
+    Raises:
+        ModelLoadFailed: its decoder is not causal.
+        ValueError: am.mvn is damaged.
+    """
+    return OnnxEngine(model, temperature) if isinstance(model, OnnxModel) else TorchEngine(model, temperature)
+
+
+def _usable(model: _Model, use: Callable[[_Model], _Part]) -> _Part:
     """What ``use`` makes of a model.
 
     Raises:
@@ -116,17 +130,19 @@ def _usable(model: FunasrModel, use: Callable[[FunasrModel], _Part]) -> _Part:
         return use(model)
 
 
-def _optional(model: FunasrModel | None, use: Callable[[FunasrModel], _Part], problems: list[ModelLoadFailed]) -> _Part | None:
+def _optional(model: _Model | None, use: Callable[[_Model], _Part], problems: list[ModelLoadFailed]) -> _Part | None:
     """What ``use`` makes of a model; None where there is no model, or where it fails, which joins ``problems``."""
     return None if model is None else optional(lambda: _usable(model, use), problems)
 
 
-def _emotion_labeller(model: FunasrModel, settings: Settings) -> EmotionLabeller:
+def _emotion_labeller(model: FunasrModel | OnnxModel, settings: Settings) -> EmotionLabeller:
     name = str(model.directory) if settings.embedded else settings.emotion.model
-    return EmotionLabeller(Emotion2vec(model, name), _emotion_settings(settings))
+    return EmotionLabeller(create_emotion_model(model, name), _emotion_settings(settings))
 
 
-def _text_steps(settings: Settings, hotwords: HotwordList, punctuator: CtTransformer | None) -> list[tuple[ErrorCode, TextStep]]:
+def _text_steps(
+    settings: Settings, hotwords: HotwordList, punctuator: CtTransformer | OnnxPunctuation | None
+) -> list[tuple[ErrorCode, TextStep]]:
     """What makes the reported text of the recognised one, in this order: letters, punctuation, numbers."""
     steps: list[tuple[ErrorCode, TextStep]] = []
     if settings.final.hotword_repair:
@@ -171,7 +187,9 @@ def _decode_silence(recognizer: Recognizer) -> None:
 def build_recognizer(settings: Settings, mode: Mode, engine: Engine, hotwords: HotwordGraphs) -> Recognizer:
     """The recogniser of ``mode`` as the settings want it."""
     if mode == "streaming":
-        return StreamingRecognizer(engine, ChunkPreset(*settings.chunk_size, *settings.look_backs), hotwords)
+        preset = ChunkPreset(*settings.chunk_size, *settings.look_backs)
+        interval_ms = 0 if _reads_unpaced(settings) else settings.streaming.partial_interval_ms
+        return StreamingRecognizer(engine, preset, hotwords, preview_samples=ms_to_samples(interval_ms))
     return SlicedRecognizer(
         engine,
         slice_samples=round(settings.chunk_sec * SAMPLE_RATE_HZ),
@@ -196,6 +214,7 @@ def _pipeline_settings(settings: Settings) -> PipelineSettings:
         channel=settings.audio.channel,
         pre_roll=ms_to_samples(settings.vad.pre_roll_ms),
         provisional_max_load_sec=settings.streaming.provisional_max_load_sec,
+        preview_max_load_sec=settings.streaming.partial_interval_ms / 2 / 1000,
         speculate=settings.final.speculate and not _reads_unpaced(settings),
         speech_events=settings.output.status_events,
     )

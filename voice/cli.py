@@ -102,6 +102,7 @@ def _parser(mode: Mode) -> argparse.ArgumentParser:
     model.add_argument("--model-dir", dest="model_dir", metavar="DIR", help="local directory of the recognition model")
     model.add_argument("--hub", dest="model.hub", metavar="ms|hf", help="where models are downloaded from")
     model.add_argument("--device-type", dest="model.device_type", metavar="auto|cpu|cuda", help="where models run")
+    model.add_argument("--engine", dest="model.engine", metavar="auto|onnx|torch", help="what runs models")
     model.add_argument("--vad-engine", dest="vad.engine", metavar="silero|fsmn", help="voice activity detection")
     model.add_argument("--second-pass", dest="final.second_pass", metavar="off|same|NAME|DIR", help="decodes finals with full context")
     model.add_argument("--punctuation-model", dest="final.punctuation_model", metavar="NAME|DIR|off", help="adds punctuation to finals")

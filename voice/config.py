@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
@@ -33,6 +33,8 @@ _FRAME_SEC = 0.06
 
 Mode = Literal["sliced", "streaming"]
 Engine = Literal["silero", "fsmn"]
+PathText = Annotated[InstanceOf[str], Field(min_length=1)]
+"""A path, or a name that may be one. pydantic's str of a least length is UTF-8; the name of a file need not be."""
 Probability = Annotated[float, Field(gt=0, lt=1)]
 LookBack = Annotated[int, Field(ge=0, le=50)]
 ChunkSize = tuple[
@@ -51,7 +53,7 @@ class Section(BaseModel):
 class AudioSettings(Section):
     """``audio``"""
 
-    input: Annotated[str, Field(min_length=1)]
+    input: PathText
     device: int | str | None
     channel: Annotated[int, Field(ge=0, le=63)] | Literal["mix"]
     sample_rate: Annotated[int, Field(ge=4_000, le=384_000)]
@@ -74,7 +76,7 @@ class VadSettings(Section):
     """``vad``"""
 
     engine: Engine
-    model: Annotated[str, Field(min_length=1)]
+    model: PathText
     threshold: Probability | None
     release_threshold: Probability | None
     fitting_thresholds: dict[Engine, tuple[Probability, Probability]]
@@ -94,8 +96,9 @@ class VadSettings(Section):
 class ModelSettings(Section):
     """``model``"""
 
-    name: Annotated[str, Field(min_length=1)]
+    name: PathText
     hub: Literal["ms", "hf"]
+    engine: Literal["auto", "onnx", "torch"]
     device_type: Literal["auto", "cpu", "cuda"]
     num_threads: Annotated[int, Field(ge=1, le=256)] | None
     temperature: Annotated[float, Field(ge=0.1, le=10)]
@@ -112,6 +115,7 @@ class SlicedSettings(Section):
 class StreamingSettings(Section):
     """``streaming``"""
 
+    partial_interval_ms: Annotated[int, Field(ge=0, le=10_000)]
     provisional_max_load_sec: Annotated[float, Field(ge=0, le=600)]
     trained_chunk_sizes: Annotated[tuple[ChunkSize, ...], Field(min_length=1)]
     fitting_look_backs: dict[Literal["without_left_context", "with_left_context"], tuple[LookBack, LookBack]]
@@ -120,9 +124,9 @@ class StreamingSettings(Section):
 class FinalSettings(Section):
     """``final``"""
 
-    second_pass: Annotated[str, Field(min_length=1)]
+    second_pass: PathText
     hotword_repair: bool
-    punctuation_model: Annotated[str, Field(min_length=1)]
+    punctuation_model: PathText
     itn: bool
     speculate: bool
     speculate_after_ms: Annotated[int, Field(ge=0, le=5_000)]
@@ -132,7 +136,7 @@ class EmotionSettings(Section):
     """``emotion``"""
 
     enabled: bool
-    model: Annotated[str, Field(min_length=1)]
+    model: PathText
     max_audio_sec: Annotated[float, Field(ge=0.5, le=60)]
     min_audio_ms: Annotated[int, Field(ge=25, le=60_000)]
     min_confidence: Annotated[float, Field(ge=0, le=1)]
@@ -142,7 +146,7 @@ class EmotionSettings(Section):
 class RecordSettings(Section):
     """``record``"""
 
-    directory: Annotated[str, Field(min_length=1)] | None
+    directory: PathText | None
     max_mb: Annotated[int, Field(ge=1, le=10_000_000)]
 
 
@@ -167,9 +171,9 @@ class Settings(Section):
     chunk_size: ChunkSize
     encoder_chunk_look_back: LookBack | None
     decoder_chunk_look_back: LookBack | None
-    model_dir: str | None
+    model_dir: InstanceOf[str] | None
     embedded: bool
-    hotwords: Annotated[str, Field(min_length=1)] | tuple[str, ...]
+    hotwords: PathText | tuple[str, ...]
     control: Literal["off", "stdin"]
     exit_with_parent: bool | None
     audio: AudioSettings
@@ -208,6 +212,8 @@ class Settings(Section):
         broken = []
         if self.embedded and self.model_dir is not None:
             broken.append("embedded and model_dir exclude each other: one model at a time")
+        if self.model.engine == "onnx" and self.model.device_type == "cuda":
+            broken.append("model.engine: onnx runs on the CPU; for device_type cuda use torch or auto")
         if self.control == "stdin" and self.audio.input == "-":
             broken.append("control: stdin is the audio input; commands need it for themselves")
         if left and any(self.look_backs):

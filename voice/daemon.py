@@ -14,7 +14,7 @@ from voice import __version__
 from voice.build import build_pipeline, new_trace_id
 from voice.capture.source import AudioSource
 from voice.config import Mode, Settings
-from voice.errors import EXIT_BUG, EXIT_INPUT, EXIT_OK, EXIT_OUTPUT, ErrorCode, OutputGone, VoiceError, describe
+from voice.errors import EXIT_BUG, EXIT_INPUT, EXIT_OK, EXIT_OUTPUT, ErrorCode, OutputGone, VoiceError, describe, log_fields
 from voice.hotword_list import HotwordList
 from voice.inputs import STDIN_FILENO, open_recorder, open_source
 from voice.listening import Listening
@@ -68,17 +68,17 @@ class Daemon:
             with self._stop.interrupting():
                 hotwords = HotwordList(settings.hotwords)
                 if settings.audio.input == "mic":
-                    directories = locate_models(settings)  # may download for minutes, before the microphone is opened
+                    places = locate_models(settings)  # may download and convert for minutes, before the microphone is opened
                     source = open_source(settings, ledger, stdin_closed=self._stdin_closed)  # speech while models load waits in its queue
                 else:
                     source = open_source(settings, ledger, stdin_closed=self._stdin_closed)  # a missing file is reported before a download
-                    directories = locate_models(settings)
-                models = load_models(directories, settings)
+                    places = locate_models(settings)
+                models = load_models(places, settings)
                 keep = recorder.keep if recorder else None
                 built = build_pipeline(settings, self._mode, models, ledger=ledger, hotwords=hotwords, keep=keep)
             self._pipeline = built.pipeline
             for problem in built.problems:
-                log.error("optional_model_missing", error=describe(problem))
+                log.error("model_problem", error=describe(problem))
                 self._write(built.pipeline.report_error(problem.error_code, describe(problem), recoverable=True))
             self._status("ready", version=__version__, schema_version=SCHEMA_VERSION, model=models.name)
             return self._listen(source, built.pipeline, recorder)
@@ -163,8 +163,8 @@ def _exit_code(daemon: Daemon, writer: EventQueue) -> int:
     except VoiceError as error:
         log.error("service_failed", error=describe(error), exit_code=error.exit_code)
         return _report(writer, error.error_code, error, error.exit_code)
-    except Exception as error:
-        log.exception("service_crashed", exit_code=EXIT_BUG)
+    except Exception as error:  # noqa: BLE001 -- a bug has an exit code, too
+        log.error("service_crashed", exit_code=EXIT_BUG, **log_fields(error))
         return _report(writer, "runtime_error", error, EXIT_BUG)
 
 

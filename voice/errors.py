@@ -18,7 +18,8 @@ Everything else that reaches ``voice.daemon`` is a bug: ``runtime_error``, exit 
 
 from __future__ import annotations
 
-from typing import Literal
+import traceback
+from typing import Any, Literal
 
 ErrorCode = Literal[
     "audio_device_unavailable",
@@ -147,3 +148,13 @@ def describe(error: BaseException) -> str:
     """``Type: text`` in one line of at most ``MAX_MESSAGE_CHARACTERS``, the form of every error event's ``message``."""
     text = " ".join(str(error).split())
     return _shorten(f"{type(error).__name__}: {text}" if text else type(error).__name__, MAX_MESSAGE_CHARACTERS)
+
+
+def log_fields(error: BaseException) -> dict[str, Any]:
+    """What the log says of an exception that may be anybody's: its type and its places, and in words only what our own classes say.
+
+    The words of others may quote what they worked on: recognised text, which never goes into the log, or a hotword.
+    """
+    is_ours = type(error).__module__.startswith("voice.")
+    places = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
+    return {"error": describe(error) if is_ours else type(error).__name__, "places": places}

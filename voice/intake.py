@@ -13,7 +13,9 @@ import enum
 from collections import deque
 from dataclasses import dataclass
 
-from voice.audio import SAMPLE_RATE_HZ, AudioBlock, AudioChunk, Samples
+import structlog
+
+from voice.audio import NO_SAMPLES, SAMPLE_RATE_HZ, AudioBlock, AudioChunk, Samples
 from voice.capture.resample import CLIP, Channel, Resampler
 from voice.losses import LossLedger, Settled
 from voice.transcript import Endpoint
@@ -21,6 +23,9 @@ from voice.windowing import WindowBuffer
 
 _LAST_ENDPOINTS: frozenset[Endpoint] = frozenset({"shutdown", "end_of_input", "audio_lost"})
 """No block waits behind these: what was reported as lost since the last block belongs before them."""
+_LATER = "later ones are counted in the log only"
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +35,8 @@ class Window:
     start: int
     samples: Samples
     """One window of the voice activity model."""
+    following: Samples
+    """The windows behind it that are there already; each of them comes next, in its turn."""
 
     @property
     def end(self) -> int:
@@ -48,7 +55,10 @@ class SignalEnd:
 
 @dataclass(frozen=True, slots=True)
 class BadSamples:
-    """Values that no recording should hold were replaced; reported once for each kind."""
+    """Values that no recording should hold were replaced; reported once for each kind, with how many there were so far.
+
+    How many there were in all is logged where the audio ends.
+    """
 
     message: str
 
@@ -70,6 +80,7 @@ class Intake:
         self._todo: deque[AudioBlock | AudioChunk | _Flush | Endpoint | Settled | BadSamples] = deque()
         self._block_end: int | None = None  # where the index stands after the block in the resampler, whether or not that fails
         self._non_finite_reported = self._clipping_reported = False
+        self._bad_samples_logged = 0
         self.signal_start = 0
         """Where the signal began after its last end."""
 
@@ -105,7 +116,7 @@ class Intake:
         """What comes next, None when nothing is left; ``quiet`` says that nobody speaks, so that late losses may be placed here."""
         while True:
             if (samples := self._windows.take_window()) is not None:
-                return Window(self._windows.start - len(samples), samples)
+                return Window(self._windows.start - len(samples), samples, self._windows.whole_windows)
             if not self._todo:
                 return None
             item = self._todo.popleft()
@@ -164,17 +175,25 @@ class Intake:
         return chunks
 
     def _end(self, endpoint: Endpoint, goes_on_at: int) -> SignalEnd:
+        self._log_bad_samples()
         start, rest = self._windows.start, self._windows.take_rest()
         self._windows.move_to(goes_on_at)
         self.signal_start = goes_on_at
-        return SignalEnd(endpoint, Window(start, rest))
+        return SignalEnd(endpoint, Window(start, rest, NO_SAMPLES))
 
     def _bad_samples(self) -> list[BadSamples]:
-        resampler, found = self._resampler, []
-        if resampler.non_finite_samples and not self._non_finite_reported:
+        non_finite, clipped, found = self._resampler.non_finite_samples, self._resampler.clipped_samples, []
+        if non_finite and not self._non_finite_reported:
             self._non_finite_reported = True
-            found.append(BadSamples(f"NonFiniteAudio: {resampler.non_finite_samples} samples were not finite and became 0"))
-        if resampler.clipped_samples and not self._clipping_reported:
+            found.append(BadSamples(f"NonFiniteAudio: {non_finite} samples so far were not finite and became 0; {_LATER}"))
+        if clipped and not self._clipping_reported:
             self._clipping_reported = True
-            found.append(BadSamples(f"ClippedAudio: {resampler.clipped_samples} samples beyond {CLIP:g} times full scale were clipped"))
+            found.append(BadSamples(f"ClippedAudio: {clipped} samples so far were beyond {CLIP:g} times full scale and clipped; {_LATER}"))
         return found
+
+    def _log_bad_samples(self) -> None:
+        resampler = self._resampler
+        count = resampler.non_finite_samples + resampler.clipped_samples
+        if count > self._bad_samples_logged:
+            self._bad_samples_logged = count
+            log.warning("samples_replaced", non_finite=resampler.non_finite_samples, clipped=resampler.clipped_samples)

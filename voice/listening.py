@@ -19,7 +19,7 @@ import structlog
 
 from voice.audio import AudioBlock
 from voice.capture.source import AudioSource
-from voice.errors import EXIT_OK, AudioDeviceUnavailable, ControlInvalid, InputError, VoiceError, describe
+from voice.errors import EXIT_OK, AudioDeviceUnavailable, ControlInvalid, InputError, VoiceError, describe, log_fields
 from voice.output.event_queue import EventQueue
 from voice.output.events import AnyEvent, ErrorEvent, FinalEvent, PartialEvent
 from voice.output.recorder import Recorder
@@ -32,6 +32,9 @@ from voice.transcript import Endpoint
 from voice.utterance import UtteranceSummary
 
 _READ_TIMEOUT_SEC = 0.25
+_GATHER_SEC = 0.15
+"""While nobody speaks, so much audio may gather before it is looked at: two blocks of the default length, which halves the wake-ups. The
+start of speech is noticed up to a block later; no text is, since the first token needs more audio than that."""
 _DRAIN_SEC = 2.0
 """Audio that waits at a stop is decoded for so long; the rest counts as lost, so that the final comes within 3 s."""
 _LAST_RECORDINGS_SEC = 0.5
@@ -125,7 +128,7 @@ class Listening:
     def _read(self) -> AudioBlock | None:
         """The next block, if there is one; a microphone that may come back is reported lost, and restored."""
         try:
-            block = self._source.read(_READ_TIMEOUT_SEC)
+            block = self._source.read(_READ_TIMEOUT_SEC, _GATHER_SEC if self._pipeline.at_rest else 0.0)
         except AudioDeviceUnavailable as error:
             if not self._source.recovers:
                 raise
@@ -251,7 +254,7 @@ class Listening:
                 raise
             except Exception as error:
                 self._failures_in_a_row += 1
-                log.exception("inference_failed", in_a_row=self._failures_in_a_row)
+                log.error("inference_failed", in_a_row=self._failures_in_a_row, **log_fields(error))
                 if self._failures_in_a_row > self._max_failures:
                     raise
                 call = functools.partial(self._pipeline.recover, error)

@@ -19,7 +19,7 @@ from voice.audio import SAMPLE_RATE_HZ, AudioBlock, Samples, samples_to_ms
 from voice.capture.resample import Channel
 from voice.endpointing.detector import SpeechDetector
 from voice.endpointing.endpointer import EndpointerSettings, SpeechEnded, SpeechStarted, VoiceActivity
-from voice.errors import ErrorCode, describe
+from voice.errors import ErrorCode, describe, log_fields
 from voice.finalization.finalizer import Finalizer
 from voice.intake import BadSamples, Intake, SignalEnd, Window
 from voice.losses import LossLedger, Settled
@@ -45,6 +45,8 @@ class PipelineSettings:
     """Audio before the decided start that is decoded too, so that first syllables are not cut."""
     provisional_max_load_sec: float
     """While more audio than this waits, partials have no provisional tail and no final is prepared before its endpoint."""
+    preview_max_load_sec: float
+    """While more audio than this waits, nothing is shown of a chunk before it is complete."""
     speculate: bool
     """Whether the final is prepared as soon as audio waits for the end, and dropped should speech resume."""
     speech_events: bool
@@ -101,6 +103,11 @@ class Pipeline:
         return self._utterance is not None
 
     @property
+    def at_rest(self) -> bool:
+        """Whether nobody speaks, nor may have begun to, and no side model is at work: nothing hurries but the start of speech."""
+        return self._utterance is None and self._detector.is_quiet and not self._finalizer.busy
+
+    @property
     def busy(self) -> bool:
         """Whether a side model is still at work."""
         return self._finalizer.busy
@@ -139,7 +146,7 @@ class Pipeline:
             if code:
                 self._error(code, describe(error))
             else:
-                log.warning("speculation_failed", trace_id=utterance.trace_id, error=describe(error))
+                log.warning("speculation_failed", trace_id=utterance.trace_id, **log_fields(error))
             utterance.repair()
             if utterance.ended:
                 self._conclude(utterance)
@@ -220,7 +227,7 @@ class Pipeline:
 
     def _take_window(self, window: Window) -> None:
         self._history.append(window.start, window.samples)
-        self._decisions.extend(self._detector.accept(window.start, window.samples))
+        self._decisions.extend(self._detector.accept(window.start, window.samples, window.following))
         if failure := self._detector.take_failure():
             self._error("vad_failed", failure)
         if self._utterance is None and self._detector.is_quiet:
@@ -256,15 +263,14 @@ class Pipeline:
 
     def _feed(self, utterance: Utterance, until: int) -> None:
         """Decode the audio before ``until`` and show what is new."""
-        partial = utterance.feed(until, provisional=self._keeps_up)
+        preview = utterance.ended is None and self._load_sec <= self._settings.preview_max_load_sec
+        partial = utterance.feed(until, provisional=self._keeps_up, preview=preview)
         if partial:
             self._events.append(partial)
 
     def _end_to_prepare(self, utterance: Utterance) -> SpeechEnded | None:
         """The end to prepare a final for, if there is one and there is time for it."""
-        if not self._settings.speculate or not self._keeps_up:
-            return None
-        expected = self._detector.expected_end(self._intake.end)
+        expected = self._detector.expected_end(self._intake.end) if self._settings.speculate and self._keeps_up else None
         return expected if expected and utterance.can_prepare(expected) else None
 
     def _conclude(self, utterance: Utterance) -> None:
@@ -274,8 +280,7 @@ class Pipeline:
         if utterance.state is State.FINISHING and utterance.fed_until < ended.audio_end:
             self._feed(utterance, ended.audio_end)
         conclusion = utterance.conclude()
-        self._utterance = None
-        self._last_fed = utterance.fed_until
+        self._utterance, self._last_fed = None, utterance.fed_until
         if self._settings.speech_events:
             event = SpeechEndedEvent(trace_id=utterance.trace_id, end_ms=samples_to_ms(ended.end_sample), endpoint=ended.endpoint)
             self._events.append(event)

@@ -19,6 +19,7 @@ PACKAGES = (
     "funasr",
     "kaldi_native_fbank",
     "onnxruntime",
+    "onnx",
     "silero_vad",
     "numpy",
     "sounddevice",

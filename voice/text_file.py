@@ -1,4 +1,4 @@
-"""Foundation: text files that a user or a model directory gives, read without trust.
+"""Foundation: paths that a user gives, and text files of a user or a model directory, read without trust.
 
 Path as it was written -> ``Path``; ``Path`` -> text. Bounded in size, regular files only: a FIFO, a device or a directory in the place
 of a file is refused at once. No state, any thread. Raises ``FileInvalid`` and ``OSError``.

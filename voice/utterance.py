@@ -140,8 +140,14 @@ class Utterance:
         self._preparation: _Preparation | None = None
         self._hypothesis = Hypothesis()
 
-    def feed(self, until: int, *, provisional: bool = True) -> PartialEvent | None:
-        """Decode the audio before sample ``until``; the partial where its text is new."""
+    def feed(self, until: int, *, provisional: bool = True, preview: bool = False) -> PartialEvent | None:
+        """Decode the audio before sample ``until``; the partial where its text is new.
+
+        Args:
+            until: sample index.
+            provisional: whether there is time for a provisional tail behind what is committed.
+            preview: whether there is time to show audio that is not decoded for good yet.
+        """
         samples = self._history.slice(self.fed_until, until)
         self.fed_until = until
         self._cancel_preparation()
@@ -149,7 +155,7 @@ class Utterance:
             return None
         if self._stream is None:
             self._stream = self._recognizer.create_stream(self.audio_start)
-        if not self._stream.accept(samples, provisional=provisional):
+        if not (self._stream.accept(samples, provisional=provisional) or (preview and self._stream.preview())):
             return None
         hypothesis = _joined(self._kept, self._stream.hypothesis())
         if not hypothesis.text or hypothesis.text == self._shown.text:

@@ -27,10 +27,16 @@ class WindowBuffer:
         """Index after the last sample in the buffer."""
         return self.start + len(self._samples)
 
+    @property
+    def whole_windows(self) -> Samples:
+        """The windows that ``take_window`` will give now, in one piece."""
+        return self._samples[: len(self._samples) // self._size * self._size]
+
     def append(self, chunk: AudioChunk) -> None:
         """Add a chunk. What is missing between it and the audio before becomes zeros."""
-        missing = np.zeros(chunk.start_sample - self.end, np.float32)
-        self._samples = np.concatenate((self._samples, missing, chunk.samples))
+        missing = chunk.start_sample - self.end
+        zeros = (np.zeros(missing, np.float32),) if missing else ()
+        self._samples = np.concatenate((self._samples, *zeros, chunk.samples))
 
     def take_window(self) -> Samples | None:
         """The next whole window, if there is one."""

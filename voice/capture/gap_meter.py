@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 _CLOCK_SLACK_SEC = 0.1
 """Blocks arrive in bursts: a difference between clock and frames below this is no loss."""
+_LEAST_LOST_SEC = 0.03
+"""An overflow lost so much, or the block if that is shorter, where the clock shows no loss. What it lost does not grow with the block."""
 _DRIFT_WINDOW_SEC = 60.0
 """The least delay is taken over one to two of these, because the clocks of device and machine drift apart."""
 _EXCESS_SEC = 0.5
@@ -69,7 +71,7 @@ class GapMeter:
         excess_sec = delay_sec - usual_sec
         lost = late = 0
         if overflowed:
-            lost = round(max(excess_sec - _CLOCK_SLACK_SEC, num_frames / rate_hz) * rate_hz)
+            lost = round(max(excess_sec - _CLOCK_SLACK_SEC, min(num_frames / rate_hz, _LEAST_LOST_SEC)) * rate_hz)
         elif excess_sec > _MOST_HELD_SEC:  # the machine slept
             lost = round((excess_sec - _CLOCK_SLACK_SEC) * rate_hz)
         else:

@@ -106,13 +106,13 @@ class Microphone:
         """Seconds of audio in the queue."""
         return self._queue.waiting_sec
 
-    def read(self, timeout_sec: float) -> AudioBlock | None:
-        """The next block, or None when there was none in time.
+    def read(self, timeout_sec: float, gather_sec: float = 0.0) -> AudioBlock | None:
+        """The next block, or None when there was none in time. Where none waits, it sleeps until ``gather_sec`` of audio do.
 
         Raises:
             AudioDeviceUnavailable: the device is not there, or went away; each loss is raised once, behind the blocks before it.
         """
-        block = self._next_block(timeout_sec if self._state is State.CAPTURING else 0)
+        block = self._next_block(timeout_sec if self._state is State.CAPTURING else 0, gather_sec)
         if block is not None or self._state is State.CLOSED:
             return block
         if self._capture is not None:
@@ -139,11 +139,11 @@ class Microphone:
         if ended_at is not None and not delivers:
             self._ledger.report(now - ended_at, "the microphone was away", announced=announced)
 
-    def _next_block(self, timeout_sec: float) -> AudioBlock | None:
+    def _next_block(self, timeout_sec: float, gather_sec: float) -> AudioBlock | None:
         """The oldest block in the queue that may be delivered."""
         while True:
             self._notice_absence()
-            captured = self._queue.get(timeout_sec)
+            captured = self._queue.get(timeout_sec, gather_sec)
             self._notice_absence()
             self._watch_source()
             if captured is None:

@@ -49,8 +49,9 @@ class PcmStream:
         self._thread = threading.Thread(target=self._run, name="pcm-reader", daemon=True)
         self._thread.start()
 
-    def read(self, timeout_sec: float) -> AudioBlock | None:
+    def read(self, timeout_sec: float, gather_sec: float = 0.0) -> AudioBlock | None:
         """The next block of up to 0.1 s; None when none came in time or the stream ended."""
+        del gather_sec
         try:
             item = self._blocks.get(timeout=timeout_sec) if timeout_sec > 0 else self._blocks.get_nowait()
         except queue.Empty:

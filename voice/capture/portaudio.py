@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as CallTimeout  # the builtin one from Python 3.11 on
@@ -81,8 +82,9 @@ class BlockQueue:
 
     def __init__(self, max_sec: float) -> None:
         self._max_sec = max_sec
-        self._blocks: queue.SimpleQueue[tuple[Capture, AudioBlock]] = queue.SimpleQueue()
-        self._lock = threading.Lock()
+        self._blocks: deque[tuple[Capture, AudioBlock]] = deque()
+        self._filled = threading.Condition(threading.Lock())
+        self._wanted_sec = 0.0
         self.waiting_sec = 0.0
 
     def has_room(self, duration_sec: float) -> bool:
@@ -91,17 +93,26 @@ class BlockQueue:
 
     def put(self, capture: Capture, block: AudioBlock) -> None:
         """Add the newest block."""
-        with self._lock:
+        with self._filled:
+            self._blocks.append((capture, block))
             self.waiting_sec += block.duration_sec
-        self._blocks.put((capture, block))
+            if self.waiting_sec >= self._wanted_sec:
+                self._filled.notify()
 
-    def get(self, timeout_sec: float) -> tuple[Capture, AudioBlock] | None:
-        """The oldest block and the opening that captured it; None when there was none in time."""
-        try:
-            capture, block = self._blocks.get(timeout=timeout_sec) if timeout_sec else self._blocks.get_nowait()
-        except queue.Empty:
-            return None
-        with self._lock:
+    def get(self, timeout_sec: float, gather_sec: float = 0.0) -> tuple[Capture, AudioBlock] | None:
+        """The oldest block and the opening that captured it; None when there was none in time.
+
+        Args:
+            timeout_sec: how long to wait where there is none.
+            gather_sec: wait until blocks of this length are there, rather than for one; a timeout ends that, too.
+        """
+        with self._filled:
+            if not self._blocks and timeout_sec:
+                self._wanted_sec = gather_sec
+                self._filled.wait_for(lambda: bool(self._blocks) and self.waiting_sec >= gather_sec, timeout_sec)
+            if not self._blocks:
+                return None
+            capture, block = self._blocks.popleft()
             self.waiting_sec -= block.duration_sec
         return capture, block
 

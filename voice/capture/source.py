@@ -47,8 +47,12 @@ class AudioSource(Protocol):
     def waiting_sec(self) -> float:
         """Seconds of audio that wait because the reader is slower than the input; 0 where the input waits instead."""
 
-    def read(self, timeout_sec: float) -> AudioBlock | None:
+    def read(self, timeout_sec: float, gather_sec: float = 0.0) -> AudioBlock | None:
         """The next block, or None when there was none within the timeout or the input ended.
+
+        Args:
+            timeout_sec: how long a device is waited for.
+            gather_sec: the reader is in no hurry: a device from which nothing waits may let it sleep until so much audio does.
 
         Raises:
             InputError: the input broke. What was read before stays valid. Never raised after ``close``.

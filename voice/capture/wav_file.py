@@ -7,17 +7,15 @@ Thread: worker. Raises: ``InputUnreadable``.
 
 from __future__ import annotations
 
-import os
 import stat
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import soundfile
-
 from voice.audio import AudioBlock
 from voice.capture.source import AudioFormat
+from voice.capture.streamed_file import open_sound
 from voice.errors import InputUnreadable, describe
+from voice.text_file import FileInvalid, expand
 
 _BLOCK_SEC = 0.1
 _MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 768_000
@@ -45,8 +43,8 @@ class WavFile:
         self.waiting_sec = 0.0
         self.ended = False
         self._path = _audio_file(path)
-        try:  # as bytes, since the name need not be UTF-8; Windows needs it as text
-            self._file = soundfile.SoundFile(self._path if sys.platform == "win32" else os.fsencode(self._path))
+        try:
+            self._file = open_sound(self._path)
         except (RuntimeError, OSError) as error:  # LibsndfileError is a RuntimeError
             raise InputUnreadable(f"{path}: not readable as audio ({describe(error)})") from error
         try:
@@ -56,9 +54,9 @@ class WavFile:
             raise
         self.format = AudioFormat(str(self._path), self._file.samplerate, self._file.channels)
 
-    def read(self, timeout_sec: float) -> AudioBlock | None:
+    def read(self, timeout_sec: float, gather_sec: float = 0.0) -> AudioBlock | None:
         """The next 0.1 s; None at the end."""
-        del timeout_sec  # a file answers at once, at real-time pace within one block
+        del timeout_sec, gather_sec  # a file answers at once, at real-time pace within one block
         if self.ended:
             return None
         try:
@@ -95,7 +93,7 @@ def _audio_file(path: Path) -> Path:
     Anything else is refused before it is opened: opening a FIFO would wait for its writer.
     """
     try:
-        path = path.expanduser()
+        path = expand(path)
         status = path.stat()
         if stat.S_ISFIFO(status.st_mode):
             raise InputUnreadable(f"{path}: a FIFO, not a file; to read raw s16le PCM from it use --input - < {path}")
@@ -106,8 +104,8 @@ def _audio_file(path: Path) -> Path:
         raise InputUnreadable(f"{path}: no such file") from error
     except OSError as error:
         raise InputUnreadable(f"{path}: cannot be opened ({error.strerror})") from error
-    except (ValueError, RuntimeError) as error:  # a NUL byte; a home directory that is not known
-        raise InputUnreadable(f"{path}: cannot be opened ({describe(error)})") from error
+    except FileInvalid as error:
+        raise InputUnreadable(f"{path} {error}") from error
     if status.st_size == 0:
         raise InputUnreadable(f"{path}: the file is empty")
     if path.suffix.lower() == ".raw":  # soundfile asks for its sample rate

@@ -45,10 +45,10 @@ class SpeechDetector:
         """The end of the utterance in flight, should speech not resume; None before so much silence that audio waits for it."""
         return self._endpointer.expected_end(now)
 
-    def accept(self, start: int, window: Samples) -> list[SpeechStarted | SpeechEnded]:
-        """Take the window that begins at sample ``start``."""
+    def accept(self, start: int, window: Samples, following: Samples) -> list[SpeechStarted | SpeechEnded]:
+        """Take the window that begins at sample ``start``; ``following`` are the next ones, as far as they are known."""
         self._accepting = True
-        decisions = self._endpointer.step(start, start + len(window), self._probability(window), rms(window))
+        decisions = self._endpointer.step(start, start + len(window), self._probability(window, following), rms(window))
         self._accepting = False
         return decisions
 
@@ -72,9 +72,9 @@ class SpeechDetector:
         failure, self._failure = self._failure, None
         return failure
 
-    def _probability(self, window: Samples) -> float:
+    def _probability(self, window: Samples, following: Samples) -> float:
         try:
-            probability = self._vad.probability(window)
+            probability = self._vad.probability(window, following)
         except VadFailed as error:  # it has reset itself
             if not self._fails:
                 self._failure = describe(error)

@@ -43,8 +43,14 @@ class VoiceActivity(Protocol):
     def window_samples(self) -> int:
         """Samples of one window."""
 
-    def probability(self, window: Samples) -> float:
+    def probability(self, window: Samples, following: Samples) -> float:
         """Probability of speech, 0..1, in the next window.
+
+        Args:
+            window: one window.
+            following: the windows behind it that are known already, perhaps none, in one piece. They MUST be asked about next, each in its
+                turn, unless ``reset`` is called before. A model may compute their answers now: one call is cheaper than several. No answer
+                depends on them.
 
         Raises:
             VadFailed: the model could not answer.

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from voice.audio import Samples
+from voice.audio import NO_SAMPLES, Samples
 from voice.endpointing.endpointer import VadFailed
 from voice.errors import describe
 from voice.models.funasr_model import FunasrModel
@@ -37,15 +37,17 @@ class FsmnVad:
         self._network_cache: dict[str, Any] = {}
         self._probability = 0.0
 
-    def probability(self, window: Samples) -> float:
+    def probability(self, window: Samples, following: Samples = NO_SAMPLES) -> float:
         """Mean probability of speech, 0..1, over the 10 ms frames that the next window completes (about 45 ms late).
 
         Args:
             window: float32, (960,), [-1, 1], 16 kHz mono; not kept after return.
+            following: not used: the network takes one window at a time.
 
         Raises:
             VadFailed: the frontend or the network failed, or the answer is not finite. The signal so far is forgotten.
         """
+        del following
         try:
             probability = self._answer(window)
         except RuntimeError as error:  # torch's, and the frontend's where a sample or an energy is not finite

@@ -1,20 +1,25 @@
-"""Finalization: emotion as a side model. An utterance's audio -> ``Emotion``, by FunASR's Emotion2vec.
+"""Finalization: emotion as a side model. An utterance's audio -> ``Emotion``, by an Emotion2vec (Ma et al. 2023).
 
-``Emotion2vec`` maps labels by name: models print ``生气/angry``, bare names, and ``<unk>``; ``unuse*`` is dropped (FunASR already
-leaves it out); a label that a model lacks scores 0. ``EmotionLabeller`` decides which audio the model gets and whether its answer is
-sure enough. No state but the weights. Runs on the side models' thread. Raises ``ModelLoadFailed`` when it is made, ``ValueError`` for
-an answer that is not finite.
+``Emotion2vec`` runs FunASR's own model on torch, ``OnnxEmotion`` the graph that ``voice/conversion/emotion.py`` wrote, without torch and
+without FunASR. Both map labels by name: models print ``生气/angry``, bare names, and ``<unk>``; ``unuse*`` is dropped, as FunASR does; a
+label that a model lacks scores 0. ``EmotionLabeller`` decides which audio the model gets and whether its answer is sure enough. No state
+but the weights. Runs on the side models' thread. Raises ``ModelLoadFailed`` when it is made, ``ValueError`` for an answer that is not
+finite.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Protocol, get_args
+from typing import Any, Protocol, get_args
+
+import numpy as np
 
 from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.errors import ErrorCode, ModelLoadFailed
+from voice.models.converted import OnnxModel
 from voice.models.funasr_model import FunasrModel
 from voice.transcript import Emotion, EmotionName, Transcript
 
@@ -31,6 +36,15 @@ class EmotionModel(Protocol):
 
     def scores(self, samples: Samples) -> dict[EmotionName, float]:
         """Score of every emotion; they sum to 1."""
+
+
+def create_emotion_model(model: FunasrModel | OnnxModel, name: str) -> EmotionModel:
+    """What runs an emotion model that the settings call ``name``: a hub id or a directory.
+
+    Raises:
+        ModelLoadFailed: a label is no emotion of ours.
+    """
+    return OnnxEmotion(model.sessions["emotion"], model.tokens, name) if isinstance(model, OnnxModel) else Emotion2vec(model, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +90,13 @@ class EmotionLabeller:
 
 
 class Emotion2vec:
-    """The loaded model."""
+    """The loaded model, on torch."""
 
     def __init__(self, model: FunasrModel, name: str) -> None:
         """Take a loaded model that the settings call ``name``: a hub id or a directory."""
         self._model = model
-        self.source = f"funasr.{PurePath(name).name}"
-        labels = [label for label in model.tokens if not label.startswith("unuse")]
-        self._names = [name_of(label) for label in labels]
-        unknown = [label for label, name in zip(labels, self._names, strict=True) if name is None]
-        if unknown or not labels:
-            raise ModelLoadFailed(f"{model.directory} has labels that are no emotion of ours: {', '.join(unknown) or 'none at all'}")
+        self._labels = _Labels(model.tokens, str(model.directory))
+        self.source = _source(name)
 
     def scores(self, samples: Samples) -> dict[EmotionName, float]:
         """Score of every emotion; they sum to 1.
@@ -106,11 +116,75 @@ class Emotion2vec:
                 extract_embedding=False,
             )
         )
-        scores = dict.fromkeys(EMOTION_NAMES, 0.0)
-        for name, score in zip(self._names, results[0]["scores"], strict=True):
-            assert name is not None  # noqa: S101 -- the constructor refused such a model
-            scores[name] += score
-        return scores
+        return self._labels.by_name(results[0]["scores"])
+
+
+class OnnxEmotion:
+    """The converted model, on ONNX Runtime."""
+
+    def __init__(self, session: Any, labels: Sequence[str], name: str) -> None:
+        """Take over the session.
+
+        Args:
+            session: of ``emotion.onnx``. One thread: the side models' low priority is that of the thread that calls, not of others that
+                a session starts.
+            labels: lines of tokens.txt, index = column of the logits.
+            name: what the settings call the model: a hub id or a directory.
+
+        Raises:
+            ModelLoadFailed: a label is no emotion of ours, or the labels are not as many as the graph's.
+        """
+        num_outputs = session.get_outputs()[0].shape[-1]
+        if num_outputs != len(labels):
+            raise ModelLoadFailed(f"{name} has {len(labels)} labels, but its graph has {num_outputs}")
+        self._session = session
+        self._labels = _Labels(labels, name)
+        self.source = _source(name)
+
+    def scores(self, samples: Samples) -> dict[EmotionName, float]:
+        """Score of every emotion; they sum to 1.
+
+        Args:
+            samples: float32, (num_samples,), 16 kHz mono, at least as many as the first frame takes (400 for published models).
+        """
+        ((logits,),) = self._session.run(["logits"], {"samples": samples[None]})
+        used = logits[self._labels.used]
+        exponentials = np.exp(used - used.max())
+        return self._labels.by_name((exponentials / exponentials.sum()).tolist())
+
+
+class _Labels:
+    """What a model's outputs mean."""
+
+    def __init__(self, labels: Sequence[str], model: str) -> None:
+        """Read the labels.
+
+        Args:
+            labels: of all outputs.
+            model: its name for messages.
+
+        Raises:
+            ModelLoadFailed: a label is no emotion of ours, or there is none.
+        """
+        self.used = [index for index, label in enumerate(labels) if not label.startswith("unuse")]
+        """Indices of the outputs that count."""
+        names = {index: name_of(labels[index]) for index in self.used}
+        unknown = [labels[index] for index, name in names.items() if name is None]
+        if unknown or not names:
+            raise ModelLoadFailed(f"{model} has labels that are no emotion of ours: {', '.join(unknown) or 'none at all'}")
+        self._names = [name for name in names.values() if name is not None]
+
+    def by_name(self, scores: Sequence[float]) -> dict[EmotionName, float]:
+        """Of every emotion, from the scores of the outputs that count."""
+        named: dict[EmotionName, float] = dict.fromkeys(EMOTION_NAMES, 0.0)
+        for name, score in zip(self._names, scores, strict=True):
+            named[name] += score
+        return named
+
+
+def _source(name: str) -> str:
+    """``source`` of the events of a model that the settings call ``name``."""
+    return f"funasr.{PurePath(name).name}"
 
 
 def name_of(label: str) -> EmotionName | None:

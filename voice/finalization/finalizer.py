@@ -11,7 +11,6 @@ State: the labels whose finals did not wait for them. Worker thread. Raises noth
 from __future__ import annotations
 
 import contextlib
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from typing import Protocol
 import structlog
 
 from voice.audio import Samples
-from voice.errors import ErrorCode, describe
+from voice.errors import ErrorCode, describe, log_fields
 from voice.finalization.side_model import Label, SideModel, SideThread
 from voice.transcript import Token, Transcript, join_tokens, mean_confidence
 
@@ -186,7 +185,7 @@ class Finalizer:
         try:
             yield
         except Exception as error:  # noqa: BLE001 -- whatever a part raises, the final goes without it
-            log.warning(failure, trace_id=trace_id, error=type(error).__name__, places=_places(error))
+            log.warning(failure, trace_id=trace_id, **log_fields(error))
             failures.append((failure, describe(error)))
 
     def _with_second_pass(self, transcript: Transcript, decoded_audio: Samples) -> Transcript:
@@ -199,15 +198,10 @@ class Finalizer:
         return replace(transcript, second_tokens=tokens, text=join_tokens(token.text for token in tokens))
 
 
-def _places(error: Exception) -> list[str]:
-    """Where an exception came from. Its own words stay out of the log: they may quote recognised text."""
-    return [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)]
-
-
 def _outcome(pending: PendingLabel) -> LateLabel:
     """The outcome of a label whose future is done."""
     error = pending.future.exception()
     if error is None:
         return LateLabel(pending.trace_id, pending.future.result())
-    log.warning(pending.model.failure, trace_id=pending.trace_id, exc_info=error)
+    log.warning(pending.model.failure, trace_id=pending.trace_id, **log_fields(error))
     return LateLabel(pending.trace_id, None, (pending.model.failure, describe(error)))

@@ -3,7 +3,8 @@
 A side model (emotion today) takes the audio of an utterance and gives a label or None. It may cost as much as recognition, so it
 does not run on the pipeline's thread, where it would delay the next words. ``SideThread`` runs all side models of a pipeline in the
 order in which work was submitted. It bounds the work that waits and refuses work above that bound. Its thread starts with the
-first work and is a daemon thread: a process that ends while it is ``busy`` must not wait for it.
+first work and is a daemon thread: a process that ends while it is ``busy`` must not wait for it. Where the system has priorities of
+threads (Linux), it has a lower one than recognition.
 
 ``submit`` and ``busy`` belong to the pipeline's thread. ``submit`` raises ``TooManyUtterances``; a failure of a model is the
 exception of its future.
@@ -11,7 +12,10 @@ exception of its future.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
+import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -23,6 +27,9 @@ from voice.transcript import Emotion, Transcript
 
 _MAX_UNFINISHED = 4
 """Utterances for each model: the one in work, and a few that wait because speech came faster than the model is."""
+
+_NICENESS = 10
+"""Above the process's own, on Linux's scale from -20 to 19: where recognition wants the same processor, it gets ten times as much of it."""
 
 Label = Emotion
 """What a side model says about an utterance; a union as soon as there is a second kind."""
@@ -104,6 +111,7 @@ class SideThread:
 
     def _run(self) -> None:
         """The thread: a failure ends one piece of work and nothing else."""
+        _lower_priority()
         while True:
             work = self._queue.get()
             if not work.future.set_running_or_notify_cancel():
@@ -114,3 +122,11 @@ class SideThread:
                 work.future.set_exception(error)
             else:
                 work.future.set_result(label)
+
+
+def _lower_priority() -> None:
+    """Give way to recognition. Threads that a library starts for this one inherit it; those of a pool that it has already do not."""
+    if sys.platform == "linux":  # elsewhere a priority is that of a process, and a thread's number may be that of another process
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)

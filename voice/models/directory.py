@@ -123,7 +123,7 @@ def check_sums(directory: Path) -> None:
             if not file.is_file():
                 raise ModelLoadFailed(f"model directory {directory} lacks {match[2]}, which SHA256SUMS lists; get this model again")
             if file not in digests:
-                digests[file] = _sha256(file)
+                digests[file] = sha256_of(file)
             if digests[file] != match[1].lower():
                 raise damaged(file, "is not the file that SHA256SUMS lists: damaged or changed")
 
@@ -162,6 +162,19 @@ def check_cmvn(path: Path) -> None:
     longest = max(map(len, _read_text(path, _MAX_CMVN_BYTES).split()), default=0)
     if longest > _MAX_CMVN_CHARACTERS:
         raise damaged(path, f"holds a number of {longest:,} characters")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits.
+
+    Raises:
+        ModelLoadFailed: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    with blaming(path, "cannot be read"), path.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _model_files(directory: Path) -> dict[str, Path]:
@@ -249,11 +262,3 @@ def _read_text(path: Path, max_bytes: int) -> str:
             return read_text(path, max_bytes)
         except FileInvalid as error:
             raise damaged(path, str(error)) from error
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with blaming(path, "cannot be read"), path.open("rb") as file:
-        while piece := file.read(2**20):
-            digest.update(piece)
-    return digest.hexdigest()

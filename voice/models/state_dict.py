@@ -51,7 +51,7 @@ def read_state_dict(path: Path, scope_map: list[str] | str) -> dict[str, Any]:
     if sum(storage.nbytes() for storage in _storages(state.values()).values()) > stored_bytes:
         # A damaged stride or offset: torch then adds memory of any content behind the stored values.
         raise damaged(path, "is damaged or holds more than weights (a tensor reaches beyond its stored values)")
-    return _renamed(state, scope_map)
+    return _renamed({key: value.detach() for key, value in state.items()}, scope_map)  # a checkpoint may hold trainable parameters
 
 
 def count_values(state: dict[str, Any]) -> int:

@@ -16,7 +16,7 @@ from typing import Literal
 import structlog
 
 from voice.errors import ModelLoadFailed, describe
-from voice.text_file import read_text
+from voice.text_file import FileInvalid, expand, read_text
 
 Hub = Literal["ms", "hf"]
 
@@ -97,7 +97,7 @@ def resolve_directory(name: str) -> Path:
         ModelLoadFailed: there is none, or it cannot be read.
     """
     try:
-        path = Path(name).expanduser().absolute()
+        path = expand(name).absolute()
         if stat.S_ISDIR(path.stat().st_mode):
             return path
         reason = "is not a directory"
@@ -105,8 +105,8 @@ def resolve_directory(name: str) -> Path:
         reason = "does not exist"
     except OSError as error:
         reason = f"cannot be read ({error.strerror})"
-    except (RuntimeError, ValueError) as error:  # no such user, no home directory; a NUL character
-        reason = f"is not a path ({describe(error)})"
+    except FileInvalid as error:
+        reason = str(error)
     raise ModelLoadFailed(f"model directory {name} {reason}; give a directory that holds config.yaml and the weights")
 
 

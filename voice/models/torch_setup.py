@@ -8,6 +8,7 @@ PyPI wheel beside a CPU torch raises OSError) would end that import: it is tried
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import importlib.util
@@ -81,6 +82,16 @@ def resolve_device(device_type: DeviceType) -> str:
     if device_type == "cuda" and not available:
         raise ModelLoadFailed("device_type is cuda, but torch sees no CUDA device; use --device-type cpu")
     return "cuda" if device_type != "cpu" and available else "cpu"
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether a driver of NVIDIA's is there and sees a device: then torch is asked, whose import takes a second, whether it can use it."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    except (OSError, AttributeError):
+        return False
 
 
 def limit_spinning() -> None:

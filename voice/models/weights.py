@@ -15,33 +15,46 @@ from typing import TypeVar
 
 from voice.config import Settings
 from voice.errors import ModelLoadFailed
+from voice.models.converted import OnnxModel, convert, discard, find_conversion, load_converted
 from voice.models.directory import describe_model
 from voice.models.funasr_model import FunasrModel
 from voice.models.loader import load_model
 from voice.models.store import EMBEDDED, names_path, resolve_directory, resolve_model
-from voice.models.torch_setup import resolve_device, set_num_threads
+from voice.models.torch_setup import has_nvidia_gpu, resolve_device, set_num_threads
 
-_RECOGNITION = "ParaformerStreaming"
+RECOGNITION = "ParaformerStreaming"
 _VAD = "FsmnVADStreaming"
 _SECOND_PASS = ("Paraformer", "BiCifParaformer", "SeacoParaformer")
-_PUNCTUATION = "CTTransformer"
-_EMOTION = "Emotion2vec"
+PUNCTUATION = "CTTransformer"
+EMOTION = "Emotion2vec"
 
 _Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True, slots=True)
-class ModelDirectories:
-    """Where the models are, after ``locate_models`` has downloaded what was missing."""
+class Place:
+    """Where a model is."""
 
-    recognition: Path
-    vad: Path | None
+    directory: Path
+    """FunASR's: config.yaml, weights, vocabulary."""
+    graphs: Path | None = None
+    """What it was converted to; None where torch runs it."""
+    problem: ModelLoadFailed | None = None
+    """Why it was not converted, where the settings want it to be."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPlaces:
+    """Where the models are, after ``locate_models`` has downloaded and converted what was missing."""
+
+    recognition: Place
+    vad: Place | None
     """None for Silero, whose weights are in its package."""
-    second_pass: Path | None
+    second_pass: Place | None
     """None where the settings want none, the streaming model serves, or none could be had."""
-    punctuation: Path | None
+    punctuation: Place | None
     """None where the settings want none, or none could be had."""
-    emotion: Path | None
+    emotion: Place | None
     """None where the settings want none, or none could be had."""
     problems: tuple[ModelLoadFailed, ...]
     """Why an optional one could not be had."""
@@ -51,32 +64,32 @@ class ModelDirectories:
 class Models:
     """The loaded weights. Pipelines on one thread share them; each makes the objects that hold its streams' state itself."""
 
-    recognition: FunasrModel
+    recognition: FunasrModel | OnnxModel
     vad: FunasrModel | None
     """None for Silero, whose weights are in its package."""
     second_pass: FunasrModel | None
     """None where the settings want none, the streaming model serves, or none could be loaded."""
-    punctuation: FunasrModel | None
+    punctuation: FunasrModel | OnnxModel | None
     """None where the settings want none, or none could be loaded."""
-    emotion: FunasrModel | None
+    emotion: FunasrModel | OnnxModel | None
     """None where the settings want none, or none could be loaded."""
     name: str
     """The recognition model as the settings name it: a directory, ``embedded``, or a hub id."""
     problems: tuple[ModelLoadFailed, ...]
-    """Optional models that could not be found or loaded; the service runs without them."""
+    """Optional models that could not be found or loaded, and those that torch runs because they could not be converted."""
 
 
-def locate_models(settings: Settings) -> ModelDirectories:
-    """Find every model, or download it.
+def locate_models(settings: Settings) -> ModelPlaces:
+    """Find every model, or download it; find what it was converted to, or convert it.
 
     The recognition model's directory is checked first: a wrong one is reported before any hub is asked for an optional model.
 
     Raises:
-        ModelLoadFailed: recognition or voice activity cannot be had.
+        ModelLoadFailed: recognition or voice activity cannot be had, or recognition cannot be converted though the settings ask for it.
     """
     hub = settings.model.hub
     recognition = _locate_recognition(settings)
-    describe_model(recognition, _RECOGNITION)
+    describe_model(recognition, RECOGNITION)
     vad = resolve_model(settings.vad.model, hub) if settings.vad.engine == "fsmn" else None
     if vad is not None:
         describe_model(vad, _VAD)
@@ -84,29 +97,78 @@ def locate_models(settings: Settings) -> ModelDirectories:
     second_pass = optional(lambda: _locate_second_pass(settings), problems)
     punctuation = optional(lambda: _locate_punctuation(settings), problems)
     emotion = optional(lambda: _locate_emotion(settings), problems)
-    return ModelDirectories(recognition, vad, second_pass, punctuation, emotion, tuple(problems))
+
+    def place(directory: Path | None, model_class: str) -> Place | None:
+        return None if directory is None else _place(directory, model_class, settings)
+
+    placed = _place(recognition, RECOGNITION, settings)
+    if placed.problem and settings.model.engine == "onnx":
+        raise placed.problem
+    return ModelPlaces(
+        recognition=placed,
+        vad=None if vad is None else Place(vad),
+        second_pass=None if second_pass is None else Place(second_pass),
+        punctuation=place(punctuation, PUNCTUATION),
+        emotion=place(emotion, EMOTION),
+        problems=tuple(problems),
+    )
 
 
-def load_models(directories: ModelDirectories, settings: Settings) -> Models:
-    """Load every model that was located, then set torch's threads, which loading changes.
+def load_models(places: ModelPlaces, settings: Settings) -> Models:
+    """Load every model that was located. Where torch runs one, torch's threads are set last: loading changes them.
 
     Raises:
         ModelLoadFailed: recognition or voice activity cannot be loaded.
     """
-    device = resolve_device(settings.model.device_type)
-    recognition = load_model(directories.recognition, _RECOGNITION, device)
-    vad = None if directories.vad is None else load_model(directories.vad, _VAD, "cpu")
-    problems = list(directories.problems)
+    problems = list(places.problems)
+    num_threads = settings.model.num_threads
 
-    def load_optional(directory: Path | None, model_class: str | tuple[str, ...]) -> FunasrModel | None:
-        return None if directory is None else optional(lambda: load_model(directory, model_class, device), problems)
+    def load(place: Place, model_class: str | tuple[str, ...]) -> FunasrModel | OnnxModel:
+        found: list[ModelLoadFailed] = [place.problem] if place.problem else []
+        if place.graphs is not None:
+            graphs, threads = place.graphs, 1 if model_class == EMOTION else num_threads or 1
+            converted = optional(lambda: load_converted(graphs, place.directory, threads), found)
+            if converted is not None:
+                return converted
+            discard(graphs)
+        model = on_torch(place, model_class)  # where torch cannot load it either, that is what is wrong with it
+        problems.extend(found)
+        return model
 
-    punctuation = load_optional(directories.punctuation, _PUNCTUATION)
-    emotion = load_optional(directories.emotion, _EMOTION)
-    second_pass = load_optional(directories.second_pass, _SECOND_PASS)
-    set_num_threads(settings.model.num_threads or _fitting_num_threads(recognition))
+    def on_torch(place: Place, model_class: str | tuple[str, ...], device: str | None = None) -> FunasrModel:
+        return load_model(place.directory, model_class, device or resolve_device(settings.model.device_type))
+
+    recognition = load(places.recognition, RECOGNITION)
+    vad = None if places.vad is None else on_torch(places.vad, _VAD, "cpu")
+    punctuation = _if_placed(places.punctuation, lambda place: load(place, PUNCTUATION), problems)
+    emotion = _if_placed(places.emotion, lambda place: load(place, EMOTION), problems)
+    second_pass = _if_placed(places.second_pass, lambda place: on_torch(place, _SECOND_PASS), problems)
+    if any(isinstance(model, FunasrModel) for model in (recognition, vad, punctuation, emotion, second_pass)):
+        set_num_threads(num_threads or _fitting_num_threads(recognition))
     name = str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
     return Models(recognition, vad, second_pass, punctuation, emotion, name, tuple(problems))
+
+
+def runs_on_onnx(settings: Settings) -> bool:
+    """Whether models run on ONNX Runtime where they can be converted: on a CPU, unless the settings want torch."""
+    if settings.model.engine != "auto":
+        return settings.model.engine == "onnx"
+    return settings.model.device_type == "cpu" or (settings.model.device_type == "auto" and not has_nvidia_gpu())
+
+
+def _place(directory: Path, model_class: str, settings: Settings) -> Place:
+    """A model and its graphs, converted now where it was not; without graphs where the settings or another process are against it."""
+    if not runs_on_onnx(settings):
+        return Place(directory)
+    try:
+        description = describe_model(directory, model_class)
+        return Place(directory, find_conversion(directory, description) or convert(directory, description, settings.log.format))
+    except ModelLoadFailed as error:
+        return Place(directory, problem=error)
+
+
+def _if_placed(place: Place | None, load: Callable[[Place], _Part], problems: list[ModelLoadFailed]) -> _Part | None:
+    return None if place is None else optional(lambda: load(place), problems)
 
 
 def optional(get: Callable[[], _Part | None], problems: list[ModelLoadFailed]) -> _Part | None:
@@ -124,9 +186,9 @@ def is_same_weights(settings: Settings) -> bool:
     return name == "same" or (name != "off" and _embedded_instead_of(name, settings))
 
 
-def _fitting_num_threads(model: FunasrModel) -> int:
-    """Two for a large model. A small one gains nothing by a second thread, and loses much by it on a busy machine."""
-    return min(2, os.cpu_count() or 1) if model.is_large else 1
+def _fitting_num_threads(recognition: FunasrModel | OnnxModel) -> int:
+    """Two for a large model on torch. A small one gains nothing by a second thread, and loses much by it on a busy machine."""
+    return min(2, os.cpu_count() or 1) if isinstance(recognition, FunasrModel) and recognition.is_large else 1
 
 
 def _locate_recognition(settings: Settings) -> Path:

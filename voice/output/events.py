@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from voice.audio import samples_to_ms
 from voice.errors import ErrorCode
@@ -26,6 +26,14 @@ from voice.transcript import CONTINUES, Emotion, EmotionName, Endpoint, Hypothes
 SCHEMA_VERSION = "1"
 SCHEMA_PATH = Path(__file__).resolve().parents[2] / "config" / "events.schema.json"
 
+
+def _encodable(value: object) -> object:
+    """A text with what UTF-8 cannot encode escaped: the name of a file may hold any bytes, a line may not."""
+    return value.encode("utf-8", "backslashreplace").decode("utf-8") if isinstance(value, str) else value
+
+
+Given = Annotated[str, BeforeValidator(_encodable)]
+"""Text from outside, which may name a file."""
 TraceId = Annotated[str, Field(pattern="^[0-9a-f]{16}$", description="One per utterance; an error that belongs to none gets its own.")]
 Ts = Annotated[int, Field(ge=0, description="Wall clock when the line was written, ms since the epoch.")]
 Seq = Annotated[int, Field(ge=0, description="Lines of this process, from 1, without a gap.")]
@@ -104,7 +112,7 @@ class EmotionEvent(Event):
     type: Literal["voice.asr_text.emotion"] = "voice.asr_text.emotion"
     ts: Ts = 0
     trace_id: TraceId
-    source: str
+    source: Given
     seq: Seq = 0
     label: EmotionName
     confidence: Annotated[Probability, Field(description="Score of label.")]
@@ -121,7 +129,7 @@ class ErrorEvent(Event):
     trace_id: TraceId
     source: Literal["voice.asr"] = "voice.asr"
     error_code: ErrorCode
-    message: Annotated[str, Field(description="'Type: text'; never a traceback.")]
+    message: Annotated[Given, Field(description="'Type: text'; never a traceback.")]
     seq: Seq = 0
     recoverable: Annotated[bool, Field(description="true: the service goes on.")]
 
@@ -148,9 +156,9 @@ class StatusEvent(Event):
     seq: Seq = 0
     version: Annotated[str | None, Field(description="Of the service; in ready.")] = None
     schema_version: Annotated[str | None, Field(description="Of these events; in ready.")] = None
-    model: Annotated[str | None, Field(description="Name of the recognition model; in ready.")] = None
+    model: Annotated[Given | None, Field(description="Name of the recognition model; in ready.")] = None
     totals: Annotated[Totals | None, Field(description="In stopped.")] = None
-    device: Annotated[str | None, Field(description="Name of the microphone; in listening and audio_restored.")] = None
+    device: Annotated[Given | None, Field(description="Name of the microphone; in listening and audio_restored.")] = None
     rate_hz: Annotated[int | None, Field(gt=0, description="Sample rate of the input; in listening and audio_restored.")] = None
     channels: Annotated[int | None, Field(gt=0, description="Channels of the input; in listening and audio_restored.")] = None
 

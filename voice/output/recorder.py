@@ -25,6 +25,7 @@ import structlog
 
 from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.errors import ConfigInvalid, describe
+from voice.text_file import FileInvalid, expand
 
 _MAX_WAITING = 8
 _NAME = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{16}\.wav")
@@ -49,12 +50,12 @@ class Recorder:
         self._max_bytes = max_bytes
         self._now = now
         try:
-            self._directory = directory.expanduser().absolute()
+            self._directory = expand(directory).absolute()
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigInvalid([f"record.directory: {directory} cannot be made: {error.strerror}"]) from error
-        except (ValueError, RuntimeError) as error:  # a NUL byte; a home directory that is not known
-            raise ConfigInvalid([f"record.directory: {directory} cannot be made: {describe(error)}"]) from error
+        except FileInvalid as error:
+            raise ConfigInvalid([f"record.directory: {directory} {error}"]) from error
         if not os.access(self._directory, os.W_OK | os.X_OK):
             raise ConfigInvalid([f"record.directory: {directory} cannot be written to"])
         self._waiting: queue.Queue[tuple[str, Samples]] = queue.Queue(_MAX_WAITING)

@@ -27,6 +27,7 @@ class Start:
 def begin() -> Start:
     """Prepare the process; main thread, once."""
     parent_pid = os.getppid()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's products are small here, and its threads would spin between them
     for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:

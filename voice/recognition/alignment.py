@@ -38,9 +38,18 @@ def continuation(committed: Sequence[Token], window: Sequence[Token], cut_until:
     for old in committed:
         current = [previous[0] + gap(old)]
         for column, new in enumerate(window, 1):
-            pair = _COST_PER_SEC * abs(old.end_sample - new.end_sample) / SAMPLE_RATE_HZ
+            pair = _COST_PER_SEC * _distance_samples(old, new) / SAMPLE_RATE_HZ
             if old.text != new.text:
                 pair += _SUBSTITUTION_COST
             current.append(min(previous[column - 1] + pair, previous[column] + gap(old), current[-1] + gap(new)))
         previous = current
     return min(range(len(previous)), key=previous.__getitem__)
+
+
+def _distance_samples(one: Token, other: Token) -> int:
+    """Between the starts or between the ends, whichever is less.
+
+    The last token before a pause may get the pause too, in one window and not in the other: its end then moves by up to 0.8 s, its start
+    does not.
+    """
+    return min(abs(one.start_sample - other.start_sample), abs(one.end_sample - other.end_sample))

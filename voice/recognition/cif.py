@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 
 from voice.recognition.engine import CifSettings, EncodedChunk
 
-_LITTLE_WEIGHT = 0.05
-"""Frames below this weight do not count for a token's times: silence has small weights too."""
+_FRAMES_BEFORE = 2.0
+_FRAMES_AFTER = 1.0
+"""From the centre of a token's weight to where it begins and ends: the weight lies at the end of a syllable of about 180 ms. The centre is
+hardly moved by a little weight in silence, which a threshold on single frames turned into shifts of up to 0.6 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,10 @@ class CifState:
     """Accumulated so far, below the threshold."""
     hidden: NDArray[np.float32]
     """(width,), the frames accumulated so far: their mean, weighted with their alphas."""
-    onset_frame: int | None = None
-    """First frame of the token; None where no frame has given it more than a little weight."""
-    end_frame: int = 0
-    """After the last frame that had more than a little weight, whichever token it went to."""
+    moment: float = 0.0
+    """Sum of the frames' centres, weighted with what each gave to ``weight``; in frames."""
+    end_frame: float = 0.0
+    """Of the token before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +43,10 @@ class Firing:
 
     embedding: NDArray[np.float32]
     """(width,), sum of hidden frames weighted with their alphas."""
-    start_frame: int
-    end_frame: int
-    """After the frame at which the token fired; where the tail weight made it fire, after the last frame with more than a little weight."""
+    start_frame: float
+    """Not before the end of the token before, and not after the centre of this one's weight."""
+    end_frame: float
+    """Not after the frame at which the token fired."""
 
 
 def initial_state(settings: CifSettings) -> CifState:
@@ -65,23 +68,26 @@ def integrate(chunk: EncodedChunk, rows: range, state: CifState, settings: CifSe
         The tokens that fired, and the state after the last frame.
     """
     fired: list[Firing] = []
-    weight, onset, end = state.weight, state.onset_frame, state.end_frame
+    weight, moment, end = state.weight, state.moment, state.end_frame
     frames = state.weight * state.hidden
-    steps: list[tuple[Any, Any, int | None]] = [(chunk.alphas[row], chunk.hidden[row], chunk.first_frame + row) for row in rows]
+    steps: list[tuple[Any, Any, float | None]] = [(chunk.alphas[row], chunk.hidden[row], chunk.first_frame + row + 0.5) for row in rows]
     if is_final:
         steps.append((settings.tail_weight, np.zeros(settings.width, np.float32), None))
-    for alpha, hidden, frame in steps:
-        if frame is not None and alpha > _LITTLE_WEIGHT:
-            end = frame + 1
+    for alpha, hidden, middle in steps:
         if alpha + weight < settings.threshold:
             weight = weight + alpha
             frames = frames + alpha * hidden
+            moment += 0.0 if middle is None else float(alpha) * middle
         else:
-            frames = frames + (settings.threshold - weight) * hidden
-            fired.append(Firing(frames, end - 1 if onset is None else onset, end))
+            part = settings.threshold - weight
+            frames = frames + part * hidden
+            # The tail weight lies nowhere: it adds to a token, and not to its place.
+            centre = moment / float(weight) if middle is None else (moment + float(part) * middle) / float(settings.threshold)
+            last = middle or chunk.first_frame + rows.stop - 0.5
+            start, end = max(centre - _FRAMES_BEFORE, min(end, centre)), min(centre + _FRAMES_AFTER, last + 0.5)
+            fired.append(Firing(frames, start, end))
             weight = weight + alpha - settings.threshold
-            frames, onset = weight * hidden, None
-        if onset is None and weight > _LITTLE_WEIGHT and frame is not None:
-            onset = frame
+            frames = weight * hidden
+            moment = 0.0 if middle is None else float(weight) * middle
     mean = frames / weight if weight > 0 else frames
-    return fired, CifState(weight, mean, onset, end)
+    return fired, CifState(weight, mean, moment, end)

@@ -60,7 +60,9 @@ def decode_firings(
     log_posteriors = stream.decode(chunk, np.stack([firing.embedding for firing in firings]), num_committed=len(fired))
     posteriors = [
         TokenPosteriors(
-            row, first_sample + max(firing.start_frame, 0) * FRAME_SAMPLES, first_sample + max(firing.end_frame, 1) * FRAME_SAMPLES
+            row,
+            first_sample + round(max(firing.start_frame, 0) * FRAME_SAMPLES),
+            first_sample + round(max(firing.end_frame, 1) * FRAME_SAMPLES),
         )
         for firing, row in zip(firings, log_posteriors, strict=True)
     ]

@@ -33,6 +33,12 @@ class RecognizerStream(Protocol):
         committed part on ``provisional``: False leaves out the provisional tail and its cost.
         """
 
+    def preview(self) -> bool:
+        """Decode audio that is too short to be decoded for good as part of the hypothesis's provisional tail; True when it was.
+
+        Nothing else depends on it. It is left out where there is no time for it.
+        """
+
     def hypothesis(self) -> Hypothesis:
         """What is known so far. MUST keep every committed token of an earlier call."""
 

@@ -91,6 +91,10 @@ class SlicedStream:
             self._pending = self._pending[self._lengths.slice :]
         return decoded
 
+    def preview(self) -> bool:
+        """Nothing: this mode has no provisional part."""
+        return False
+
     def hypothesis(self) -> Hypothesis:
         """The committed tokens, but for a trailing Latin word, which the next slice may continue."""
         shown = list(self._committed)

@@ -1,8 +1,9 @@
 """Streaming mode: each chunk commits its tokens, and the tokens in its look-ahead are shown as a provisional tail.
 
-Samples of one utterance -> ``Hypothesis``. A token that may yet become part of a hotword is provisional too. A stream holds the engine's
-state, the samples of the unfinished chunk, the CIF's state, the search and the committed tokens; streams share only the weights. Worker
-thread only; any exception leaves the stream unusable.
+Samples of one utterance -> ``Hypothesis``. Between two chunks the audio so far is decoded on a copy of the engine's state, and all of its
+tokens are provisional: they are shown up to a chunk earlier, and nothing depends on them. A token that may yet become part of a hotword is
+provisional too. A stream holds the engine's state, the samples of the unfinished chunk, the CIF's state, the search and the committed
+tokens; streams share only the weights. Worker thread only; any exception leaves the stream unusable.
 """
 
 from __future__ import annotations
@@ -25,20 +26,33 @@ class StreamingRecognizer:
 
     source = "funasr.streaming.paraformer-zh"
 
-    def __init__(self, engine: Engine, preset: ChunkPreset, hotwords: Callable[[], HotwordGraph] = HotwordGraph) -> None:
+    def __init__(
+        self, engine: Engine, preset: ChunkPreset, hotwords: Callable[[], HotwordGraph] = HotwordGraph, *, preview_samples: int = 0
+    ) -> None:
+        """Serve streams.
+
+        Args:
+            engine: the weights.
+            preset: how audio is cut into chunks.
+            hotwords: the current ones.
+            preview_samples: after so many samples of an unfinished chunk, and each time after as many more, its audio is decoded as a
+                provisional tail; 0 for never.
+        """
         self._engine = engine
         self._preset = preset
         self._hotwords = hotwords
+        self._preview_samples = preview_samples
 
     def create_stream(self, first_sample: int) -> StreamingStream:
         """A stream for an utterance whose audio begins at ``first_sample``."""
-        return StreamingStream(self._engine, self._preset, TokenSearch(self._engine.vocabulary, self._hotwords()), first_sample)
+        search = TokenSearch(self._engine.vocabulary, self._hotwords())
+        return StreamingStream(self._engine, self._preset, search, first_sample, self._preview_samples)
 
 
 class StreamingStream:
     """One utterance in streaming mode."""
 
-    def __init__(self, engine: Engine, preset: ChunkPreset, search: TokenSearch, first_sample: int) -> None:
+    def __init__(self, engine: Engine, preset: ChunkPreset, search: TokenSearch, first_sample: int, preview_samples: int = 0) -> None:
         self._engine = engine
         self._preset = preset
         self._search = search
@@ -48,7 +62,16 @@ class StreamingStream:
         self._pending = np.zeros(0, np.float32)
         self._committed: list[Token] = []
         self._provisional: list[Token] = []
-        self.decoded_until = first_sample
+        self._preview_samples = preview_samples
+        self._decoded = first_sample
+        """Sample index after the last complete chunk."""
+        self._previewed = 0
+        """Samples of the unfinished chunk that the provisional tail rests on."""
+
+    @property
+    def decoded_until(self) -> int:
+        """Sample index after the last audio that ``hypothesis`` rests on."""
+        return self._decoded + self._previewed
 
     def accept(self, samples: Samples, *, provisional: bool = True) -> bool:
         """Decode every chunk that is complete with these samples."""
@@ -60,6 +83,20 @@ class StreamingStream:
             self._pending = self._pending[stride:]
         return decoded
 
+    def preview(self) -> bool:
+        """Decode the audio of the unfinished chunk as a provisional tail, up to the last multiple of the preview's length."""
+        length = len(self._pending) // self._preview_samples * self._preview_samples if self._preview_samples else 0
+        if length <= self._previewed:
+            return False
+        self._previewed = length
+        chunk = self._stream.copy().encode_last(self._pending[:length])
+        if chunk is None:
+            return False
+        fired, _ = integrate(chunk, range(self._preset.left, len(chunk.alphas)), self._cif, self._engine.cif, is_final=False)
+        _, ahead = decode_firings(self._stream, chunk, [], self._first_sample, fired)
+        self._provisional = self._search.preview(ahead)
+        return True
+
     def hypothesis(self) -> Hypothesis:
         """The committed tokens, and the provisional ones from the look-ahead."""
         return Hypothesis(tuple(self._committed), tuple(self._provisional))
@@ -67,8 +104,8 @@ class StreamingStream:
     def finish(self) -> Hypothesis:
         """Decode the last short chunk, the samples that the engine held back, and the residual CIF weight."""
         rest = self._pending
-        self.decoded_until += len(rest)
-        self._pending, self._provisional = rest[:0], []
+        self._decoded += len(rest)
+        self._pending, self._provisional, self._previewed = rest[:0], [], 0
         is_short = len(rest) < FRAME_SAMPLES
         posteriors = self._flush_short(rest) if is_short else self._flush(self._stream.encode_last(rest), self._stream)
         self._committed += self._search.advance(posteriors) + self._search.finish()
@@ -76,10 +113,10 @@ class StreamingStream:
 
     def copy(self) -> StreamingStream:
         """A stream that goes on independently from here."""
-        other = StreamingStream(self._engine, self._preset, self._search.copy(), self._first_sample)
+        other = StreamingStream(self._engine, self._preset, self._search.copy(), self._first_sample, self._preview_samples)
         other._stream, other._cif, other._pending = self._stream.copy(), self._cif, self._pending
         other._committed, other._provisional = list(self._committed), list(self._provisional)
-        other.decoded_until = self.decoded_until
+        other._decoded, other._previewed = self._decoded, self._previewed
         return other
 
     def _flush_short(self, rest: Samples) -> list[TokenPosteriors]:
@@ -122,4 +159,4 @@ class StreamingStream:
         committed, ahead = decode_firings(self._stream, chunk, fired, self._first_sample, look_ahead)
         self._committed += self._search.advance(committed)
         self._provisional = self._search.preview(ahead)
-        self.decoded_until += len(samples)
+        self._decoded, self._previewed = self._decoded + len(samples), 0
