@@ -66,6 +66,7 @@ class Driver:
             except AudioDeviceUnavailable as error:
                 self.say(error=error.error_code, message=str(error))
                 if not microphone.recovers:
+                    microphone.close()  # as the service does: PortAudio's threads do not survive the interpreter
                     return error.exit_code
                 self._format = None
         stopped_at = clock_sec()

@@ -88,7 +88,7 @@ def test_small_shifts_of_the_peaks_do_not_matter():
 
 @pytest.mark.parametrize("pause_ms", [0, 300, 600, 900])
 def test_a_last_token_that_a_later_window_lengthens_by_a_pause_is_not_doubled(pause_ms: int):
-    """床 ended after 1,200 ms, and lasts until the end of the pause once there is one. Measured with the embedded model."""
+    """床 lasts until the end of the pause once there is one."""
     committed = spoken("叫我起床")
     longer = Token("床", committed[-1].start_sample, committed[-1].end_sample + ms_to_samples(pause_ms), 0.9)
     behind = spoken("打开", from_ms=4 * TOKEN_MS + pause_ms)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from harness import EMBEDDED_ASR, EXAMPLES, REPOSITORY, environment, example, final_texts, of_type, run_service
 
-from voice.conversion import check, convert, selftest
+from voice.conversion import check, convert, layers, paraformer, selftest
 from voice.conversion.graph import Graph
 from voice.conversion.layers import Unconvertible
 from voice.errors import ModelLoadFailed
@@ -26,6 +26,7 @@ from voice.models.converted import CONVERTER_VERSION, find_conversion, load_conv
 from voice.models.converted import convert as convert_in_process
 from voice.models.directory import describe_model
 from voice.models.funasr_model import FunasrModel
+from voice.models.loader import load_model
 from voice.models.onnx_session import open_session
 from voice.recognition.onnx_engine import OnnxEngine
 from voice.transcript import Token
@@ -70,6 +71,15 @@ def test_the_embedded_models_ship_with_graphs_of_their_weights(name: str, cache:
     assert graphs == directory / "onnx"
     assert load_converted(graphs, directory, 1).settings["converter"] == CONVERTER_VERSION
     assert not cache.exists(), "nothing was converted or remembered"
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_what_ships_is_what_the_converter_writes(name: str, tmp_path: Path) -> None:
+    """Where the graphs change, CONVERTER_VERSION changes with them, and convert.py is run."""
+    model = load_model(EMBEDDED / name, CLASSES[name], "cpu")
+    convert.write_graphs(model, describe(EMBEDDED / name, name), tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_bytes() == (EMBEDDED / name / "onnx" / path.name).read_bytes(), path.name
 
 
 def test_a_start_from_converted_models_imports_neither_torch_nor_funasr_and_sends_nothing(tmp_path: Path) -> None:
@@ -361,16 +371,13 @@ def test_a_comparison_counts_what_torch_was_sure_of() -> None:
     assert check.compare(ours, [[]]).num_sure_changed == 2
 
 
-@pytest.mark.parametrize("wrong", ["layers.layer_norm", "paraformer.depthwise", "layers.linear"])
+@pytest.mark.parametrize("wrong", ["layer_norm", "depthwise", "linear"])
 def test_graphs_that_compute_something_else_fail_the_comparison(
     funasr_model: FunasrModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
-    from voice.conversion import layers, paraformer
-
-    module, name = wrong.split(".")
-    owner = {"layers": layers, "paraformer": paraformer}[module]
-    real = getattr(owner, name)
-    monkeypatch.setattr(paraformer, name, lambda graph, rows, *rest, **options: graph.node("Relu", real(graph, rows, *rest, **options)))
+    real = getattr(layers, wrong)
+    for module in (layers, paraformer):
+        monkeypatch.setattr(module, wrong, lambda graph, rows, *rest, **options: graph.node("Relu", real(graph, rows, *rest, **options)))
     with pytest.raises(Unconvertible, match="do not compute what torch computes"):
         check.check_recognition(funasr_model, write(funasr_model, tmp_path / "graphs"))
 

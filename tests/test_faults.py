@@ -75,8 +75,8 @@ STAGES = {
     "resampling": ("voice.capture.resample", "Resampler", "accept"),
     "voice activity": ("voice.endpointing.silero", "SileroVad", "probability"),
     "endpointing": ("voice.endpointing.endpointer", "Endpointer", "step"),
-    "encoder": ("voice.recognition.torch_engine", "TorchStream", "_forward"),
-    "decoder": ("voice.recognition.torch_engine", "TorchStream", "decode"),
+    "encoder": ("voice.recognition.onnx_engine", "OnnxStream", "_encode"),
+    "decoder": ("voice.recognition.onnx_engine", "OnnxStream", "decode"),
     "search": ("voice.recognition.search", "TokenSearch", "advance"),
     "finalizer": ("voice.finalization.finalizer", "Finalizer", "prepare"),
     "completion": ("voice.finalization.finalizer", "Finalizer", "complete"),
@@ -113,7 +113,7 @@ def test_an_exception_in_any_stage_is_said_and_survived(stage: str, mode: str) -
 
 @pytest.mark.parametrize("mode", ENTRIES)
 def test_inference_that_fails_for_good_ends_with_70_and_the_words_that_were_shown(mode: str) -> None:
-    planted = PLANT.format(module="voice.recognition.torch_engine", owner="TorchStream", method="_forward", when="range(9, 10**9)")
+    planted = PLANT.format(module="voice.recognition.onnx_engine", owner="OnnxStream", method="_encode", when="range(9, 10**9)")
     result = run_service(mode, "--input", str(EXAMPLES / "two_utterances.wav"), planted=planted, VOICE_ASR__MODEL__MAX_FAILURES="3")
     assert result.returncode == 70
     errors = of_type(result.events, "error_event")
@@ -130,12 +130,12 @@ def test_inference_that_fails_for_good_ends_with_70_and_the_words_that_were_show
 
 SLOW = """
 import os, time
-from voice.recognition.torch_engine import TorchStream
-real = TorchStream._forward
+from voice.recognition.onnx_engine import OnnxStream
+real = OnnxStream._encode
 def slow(self, *arguments):
     if os.path.exists({flag!r}): time.sleep(1.5)
     return real(self, *arguments)
-TorchStream._forward = slow
+OnnxStream._encode = slow
 """
 """While a file is there, each 0.6 s of audio takes 1.5 s."""
 
@@ -258,10 +258,10 @@ CHATTY = """
 import structlog
 from voice.endpointing.silero import SileroVad
 real = SileroVad.probability
-def chatty(self, window):
+def chatty(self, *windows):
     for _ in range(10):
         structlog.get_logger().debug("window", text="x" * 200)
-    return real(self, window)
+    return real(self, *windows)
 SileroVad.probability = chatty
 """
 

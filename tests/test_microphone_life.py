@@ -160,20 +160,20 @@ def test_a_suspended_source_is_stalled_and_comes_back(microphone: VirtualMicroph
 
 
 def test_a_process_that_was_frozen_hears_what_waited_and_counts_the_rest(microphone: VirtualMicrophone) -> None:
-    """As after a suspend: the clock ran on. PulseAudio holds about 12 s for a process that does not read, and drops the rest unsaid."""
+    """As after a suspend: the clock ran on. PulseAudio holds 12 to 22 s for a process that does not read, and drops the rest unsaid."""
     service = microphone.listen("streaming", "--device", "pulse")
     loading, listening = service.wait_for(state("loading")), service.wait_for(state("listening"))
     speak(microphone, service)
     os.kill(service.process.pid, signal.SIGSTOP)
     microphone.play(EXAMPLES / "air_conditioner.wav")
-    time.sleep(20)
+    time.sleep(30)
     os.kill(service.process.pid, signal.SIGCONT)
     assert service.wait_for(is_final)["raw_text"] == TEXT
     assert said_in_time(service, in_time(4))["error_code"] == "audio_overrun"
     speak(microphone, service)
     events, totals = stop(service)
     assert len(of_type(events, "error_event")) == 1
-    assert 5_000 < totals["lost_ms"] < 20_000
+    assert 5_000 < totals["lost_ms"] < 25_000
     heard_for_ms = [events[-1]["ts"] - event["ts"] for event in (listening, loading)]
     assert heard_for_ms[0] - 1_000 < totals["audio_ms"] < heard_for_ms[1] + 1_000, "what was heard and what was lost"
 

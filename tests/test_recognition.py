@@ -225,7 +225,7 @@ def test_an_empty_stream_and_a_very_short_one_finish_without_text(engine: TorchE
 
 @pytest.mark.parametrize(("first", "second", "pause_ms"), [(0, 2, 150), (0, 2, 200), (1, 0, 450), (1, 0, 500)])
 def test_sliced_mode_does_not_double_the_last_character_before_a_pause(engine: TorchEngine, first: int, second: int, pause_ms: int) -> None:
-    """The later window gives the pause to the last token, so that it ends up to 0.8 s later than in the window that committed it."""
+    """The window that committed the character had nothing behind it; the later one has the pause, which must not make it another token."""
     (one, texts), (two, more) = example("air_conditioner"), example("two_utterances")
     spoken = [(without_silence(samples), text) for samples, text in zip((one, *np.array_split(two, 2)), texts + more, strict=True)]
     (before, text), (behind, rest) = spoken[first], spoken[second]

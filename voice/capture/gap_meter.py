@@ -24,7 +24,7 @@ _SETTLED_SEC = 2.0
 lost: frames that are only late would have arrived by then."""
 _MOST_HELD_SEC = 60.0
 """An excess above this is a loss at once. No device and no sound server holds so much audio for a process that does not read it:
-PulseAudio was seen to hold 12 s."""
+PulseAudio was seen to hold 22 s, the more the longer the blocks are."""
 
 
 @dataclass(slots=True)

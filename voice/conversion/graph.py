@@ -7,9 +7,10 @@ written.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -58,7 +59,8 @@ class Graph:
         self._names: dict[str, str] = {}
         """Of values that are outputs."""
         self._constants: dict[tuple[int, ...], str] = {}
-        self._file: BinaryIO = (directory / f"{name}.weights").open("wb")
+        self._file = directory / f"{name}.weights"
+        self._file.write_bytes(b"")
 
     def input(self, name: str, shape: Sequence[int | str], dtype: type = np.float32) -> str:
         """An input; a dimension that is a string may have any size."""
@@ -101,9 +103,10 @@ class Graph:
         if values.size <= _INLINE_VALUES:
             tensor.raw_data = values.tobytes()
         else:
-            offset = -(-self._file.tell() // _ALIGNMENT) * _ALIGNMENT
-            self._file.seek(offset)
-            self._file.write(values.data)
+            with self._file.open("r+b") as file:
+                offset = -(-file.seek(0, os.SEEK_END) // _ALIGNMENT) * _ALIGNMENT
+                file.seek(offset)
+                file.write(values.data)
             tensor.data_location = TensorProto.EXTERNAL
             place = {"location": f"{self._name}.weights", "offset": offset, "length": values.nbytes}
             tensor.external_data.extend(onnx.StringStringEntryProto(key=key, value=str(value)) for key, value in place.items())
@@ -148,7 +151,6 @@ class Graph:
         Raises:
             OSError: a file cannot be written.
         """
-        self._file.close()
         for node in self._nodes:  # a node that copies a value to its name would cost as much as computing it
             for values in (node.input, node.output):
                 values[:] = [self._names.get(value, value) for value in values]

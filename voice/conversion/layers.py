@@ -5,6 +5,7 @@ A torch module and the name of a value -> the name of the layer's output. No sta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,3 +74,31 @@ def depthwise(graph: Graph, rows: str, convolution: Any, padding: tuple[int, int
     before, after = padding
     convolved = graph.node("Conv", channels_first, graph.weight(kernel[:, :, None]), group=kernel.shape[0], pads=[0, before, 0, after])
     return graph.node("Reshape", graph.node("Transpose", convolved, perm=[0, 2, 3, 1]), shape[1])
+
+
+def sanm_layer(graph: Graph, layer: Any, rows: str, past: Sequence[str] = ()) -> tuple[str, list[str]]:
+    """One SAN-M layer (Gao et al. 2020): attention to what was and is, beside a convolution over the values of these rows.
+
+    Args:
+        graph: receives the nodes.
+        layer: FunASR's ``EncoderLayerSANM``.
+        rows: (1, t, in_size).
+        past: keys and values of earlier rows, (1, past, width) each; none where there are no earlier ones.
+
+    Returns:
+        The layer's output, (1, t, width), and the keys and values of all rows.
+    """
+    attention = layer.self_attn
+    width = attention.h * attention.d_k
+    projected = linear(graph, layer_norm(graph, rows, layer.norm1), attention.linear_q_k_v)
+    query, key, value = graph.nodes("Split", projected, graph.integers(width, width, width), num_outputs=3, axis=2)
+    present = [key, value]
+    if past:
+        present = [graph.node("Concat", before, new, axis=1) for before, new in zip(past, present, strict=True)]
+    attended = graph.microsoft("MultiHeadAttention", query, *present, num_heads=attention.h)
+    memory = depthwise(graph, value, attention.fsmn_block, attention.pad_fn.padding)
+    attended = graph.node("Add", linear(graph, attended, attention.linear_out), memory)
+    if layer.in_size == layer.size:
+        attended = graph.node("Add", rows, attended)
+    forwarded = feed_forward(graph, layer_norm(graph, attended, layer.norm2), layer.feed_forward)
+    return graph.node("Add", attended, forwarded), present

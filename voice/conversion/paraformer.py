@@ -14,7 +14,7 @@ import numpy as np
 
 from voice.audio import SAMPLE_RATE_HZ
 from voice.conversion.graph import Graph, Precision
-from voice.conversion.layers import Unconvertible, array, depthwise, feed_forward, layer_norm, linear, require
+from voice.conversion.layers import Unconvertible, array, depthwise, feed_forward, layer_norm, linear, require, sanm_layer
 from voice.models.funasr_model import FunasrModel
 
 __all__ = ["Unconvertible", "convert_paraformer"]
@@ -54,29 +54,13 @@ def _write_encoder(module: Any, directory: Path, precision: Precision) -> None:
     for index, layer in enumerate(layers):
         require(not layer.concat_after and layer.normalize_before, "an encoder layer of another kind")
         past = [graph.input(f"{name}_{index}", (1, "past", width)) for name in ("keys", "values")]
-        rows, present = _encoder_layer(graph, layer, rows, past)
+        rows, present = sanm_layer(graph, layer, rows, past)
         for name, value in zip(("keys", "values"), present, strict=True):
             graph.output(value, f"next_{name}_{index}", (1, "all", width))
     hidden = layer_norm(graph, rows, encoder.after_norm)
     graph.output(hidden, "hidden", (1, "t", width))
     graph.output(_alphas(graph, hidden, module.predictor), "alphas", (1, "t"))
     graph.close()
-
-
-def _encoder_layer(graph: Graph, layer: Any, rows: str, past: list[str]) -> tuple[str, list[str]]:
-    """One SAN-M layer: attention to what was and is, beside a convolution over the values of this chunk."""
-    attention = layer.self_attn
-    width = attention.h * attention.d_k
-    projected = linear(graph, layer_norm(graph, rows, layer.norm1), attention.linear_q_k_v)
-    query, key, value = graph.nodes("Split", projected, graph.integers(width, width, width), num_outputs=3, axis=2)
-    present = [graph.node("Concat", before, new, axis=1) for before, new in zip(past, (key, value), strict=True)]
-    attended = graph.microsoft("MultiHeadAttention", query, *present, num_heads=attention.h)
-    memory = depthwise(graph, value, attention.fsmn_block, attention.pad_fn.padding)
-    attended = graph.node("Add", linear(graph, attended, attention.linear_out), memory)
-    if layer.in_size == layer.size:
-        attended = graph.node("Add", rows, attended)
-    forwarded = feed_forward(graph, layer_norm(graph, attended, layer.norm2), layer.feed_forward)
-    return graph.node("Add", attended, forwarded), present
 
 
 def _alphas(graph: Graph, hidden: str, predictor: Any) -> str:

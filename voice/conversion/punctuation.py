@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from voice.conversion.graph import Graph, Precision
-from voice.conversion.layers import Unconvertible, array, depthwise, feed_forward, layer_norm, linear, require
+from voice.conversion.layers import Unconvertible, array, layer_norm, linear, require, sanm_layer
 
 __all__ = ["Unconvertible", "convert_punctuation", "punctuation_settings"]
 
@@ -47,7 +47,7 @@ def convert_punctuation(module: Any, directory: Path, precision: Precision) -> N
     rows = _embeddings(graph, words, array(module.embed.weight), encoder.output_size() ** 0.5, precision)
     rows = graph.node("Add", rows, _positions(graph, words, module.embed.embedding_dim))
     for layer in layers:
-        rows = _encoder_layer(graph, layer, rows)
+        rows, _ = sanm_layer(graph, layer, rows)
     logits = linear(graph, layer_norm(graph, rows, encoder.after_norm), module.decoder, precision="float32")
     graph.output(logits, "logits", (1, "n", module.decoder.out_features))
     graph.close()
@@ -121,18 +121,3 @@ def _positions(graph: Graph, words: str, width: int) -> str:
     column = graph.node("Reshape", graph.node("Cast", positions, to=TensorProto.FLOAT), graph.integers(-1, 1))
     angles = graph.node("Mul", column, graph.weight(timescales))
     return graph.node("Concat", graph.node("Sin", angles), graph.node("Cos", angles), axis=1)
-
-
-def _encoder_layer(graph: Graph, layer: Any, rows: str) -> str:
-    """One SAN-M layer: attention from each word to all words, beside a convolution over the values."""
-    attention = layer.self_attn
-    width = attention.h * attention.d_k
-    projected = linear(graph, layer_norm(graph, rows, layer.norm1), attention.linear_q_k_v)
-    query, key, value = graph.nodes("Split", projected, graph.integers(width, width, width), num_outputs=3, axis=2)
-    attended = graph.microsoft("MultiHeadAttention", query, key, value, num_heads=attention.h)
-    memory = depthwise(graph, value, attention.fsmn_block, attention.pad_fn.padding)
-    attended = graph.node("Add", linear(graph, attended, attention.linear_out), memory)
-    if layer.in_size == layer.size:
-        attended = graph.node("Add", rows, attended)
-    forwarded = feed_forward(graph, layer_norm(graph, attended, layer.norm2), layer.feed_forward)
-    return graph.node("Add", attended, forwarded)

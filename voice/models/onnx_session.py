@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions that leave the machine alone: no spinning threads, no arena that keeps the peak.
+"""ONNX Runtime sessions that leave the machine alone: no threads that spin, no telemetry.
 
 Graph file -> ``InferenceSession``. No state. Raises ``ModelLoadFailed``.
 """

@@ -49,7 +49,6 @@ def continuation(committed: Sequence[Token], window: Sequence[Token], cut_until:
 def _distance_samples(one: Token, other: Token) -> int:
     """Between the starts or between the ends, whichever is less.
 
-    The last token before a pause may get the pause too, in one window and not in the other: its end then moves by up to 0.8 s, its start
-    does not.
+    A token beside a pause may get some of the pause in one window and not in the other: then one of the two moves and the other does not.
     """
     return min(abs(one.start_sample - other.start_sample), abs(one.end_sample - other.end_sample))
