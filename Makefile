@@ -55,8 +55,18 @@ faults: .venv/.installed-dev
 soak: .venv/.installed-dev
 	@$(BIN)/python tests/soak/day.py --real-share 1 --plot bench/soak.png
 
-bench: .venv/.installed
-	@$(BIN)/python bench/speed.py --model-dir models/embedded/asr
+# Speed, memory and latency beside FunASR's loop, funasr-onnx and sherpa-onnx, on models of full size with random weights: bench/RESULTS.md
+# and its plots. 45 minutes on two cores that nothing else uses, and 4 GB under .cache/bench; the parts can be run alone (bench/README.md).
+PEERS := .cache/bench/peers
+bench: .venv/.installed-dev $(PEERS)/.installed
+	@$(BIN)/python bench/speed.py
+	@$(BIN)/python bench/latency.py
+	@$(BIN)/python bench/report.py
+
+$(PEERS)/.installed: bench/requirements.txt
+	@{ test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11"; exit 1; }; \
+	$(PYTHON) -m venv $(PEERS) && $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt && \
+	touch $@; } >&2
 
 # A night on two CPU cores. Every step takes up what an earlier run left under .cache/embedded_models.
 TRAIN := tools/embedded_models

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from harness import ENTRIES, EXAMPLES, REPOSITORY, environment, example, final_texts, in_time, of_type, start_service
@@ -75,6 +76,21 @@ def test_a_signal_in_the_middle_of_live_speech_gives_the_final_within_3_seconds(
     assert code == 0
     assert (final["trace_id"], final["endpoint"]) == (partial["trace_id"], "shutdown")
     assert final["raw_text"].startswith(partial["text"][: partial["stable_chars"]])
+
+
+def test_while_nobody_speaks_the_main_thread_wakes_five_times_a_second(microphone: VirtualMicrophone) -> None:
+    """Once for two blocks of 96 ms. With blocks of 30 ms, each read at once, it was 28 times."""
+    service = microphone.listen("streaming")
+    service.wait_for(is_listening)
+    status = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/status")
+
+    def wake_ups() -> int:
+        return int(status.read_text().partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+    time.sleep(2)  # what began with listening is over
+    before = wake_ups()
+    time.sleep(10)
+    assert 30 < wake_ups() - before < 100
 
 
 def test_without_waiting_a_microphone_that_vanishes_ends_the_utterance_and_the_service(microphone: VirtualMicrophone) -> None:

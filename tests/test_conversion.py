@@ -122,7 +122,7 @@ def test_where_it_cannot_be_converted_torch_runs_it_and_one_event_says_why(model
     result = run_service("streaming", *arguments, embedded=False, XDG_CACHE_HOME=str(tmp_path / "cache"))
     (error,) = of_type(result.events, "error_event")
     assert error["error_code"] == "model_load_failed"
-    assert "cannot hold converted models" in error["message"] or "cannot be read" in error["message"]
+    assert "cannot hold converted models" in error["message"]
     if engine == "auto":
         assert (result.returncode, error["recoverable"], final_texts(result.events)) == (0, True, [TEXT])
         assert "engine=torch" in result.stderr
@@ -155,7 +155,7 @@ def run_converter(monkeypatch: pytest.MonkeyPatch, statements: str) -> list[list
 def test_a_failure_is_remembered_and_not_tried_again(model_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands = run_converter(monkeypatch, "target.with_suffix('.failed').write_text('Unconvertible: it is odd'); sys.exit(3)")
     for _ in range(2):
-        with pytest.raises(ModelLoadFailed, match=r"could not be converted to ONNX \(Unconvertible: it is odd\)"):
+        with pytest.raises(ModelLoadFailed, match=r"could not be converted to ONNX \(Unconvertible: it is odd"):
             convert_in_process(model_dir, describe(model_dir), "console")
     assert len(commands) == 1
 

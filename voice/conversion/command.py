@@ -44,8 +44,12 @@ def main() -> int:
         log.error("conversion_failed", model=str(directory), error=describe(error))
         return EXIT_MODEL
     failed = target.with_suffix(".failed")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f"{target.name}.", suffix=".partial", dir=target.parent))
+    except OSError as error:
+        log.error("conversion_failed", model=str(directory), error=f"{target.parent} cannot hold converted models ({describe(error)})")
+        return EXIT_MODEL
     try:
         convert_model(directory, description, made)
         shutil.rmtree(target, ignore_errors=True)
@@ -55,7 +59,7 @@ def main() -> int:
     except Exception as error:  # noqa: BLE001 -- whatever a foreign model makes FunASR, torch or the graphs raise: torch runs it, or refuses it
         log.error("conversion_failed", model=str(directory), error=describe(error))
         with contextlib.suppress(OSError):
-            failed.write_text(describe(error), encoding="utf-8")
+            failed.write_text(describe(error), encoding="utf-8", errors="backslashreplace")
         return EXIT_MODEL
     finally:
         shutil.rmtree(made, ignore_errors=True)

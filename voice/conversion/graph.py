@@ -124,8 +124,9 @@ class Graph:
     ) -> str:
         """``rows @ weight.T + bias``, as ``torch.nn.Linear`` computes it.
 
-        int8, uint8: each output channel's weights are rounded to multiples of a 127th of their largest; the rows are rounded, when the
-        graph runs, to 256 steps between their least and their greatest value.
+        int8, uint8: each output channel's weights are rounded to multiples of a 127th of their largest. Each row is rounded, when the
+        graph runs, to multiples of a 127th of its own largest value: one scale for all rows, which is what the operator has, leaves too
+        little to the rows that are small beside an outlier.
 
         Args:
             rows: (1, num_rows, in_features).
@@ -139,9 +140,12 @@ class Graph:
             steps = np.rint(weight / scale[:, None]).T
             zero = 0 if precision == "int8" else _UINT8_ZERO
             inputs = [rows, self.weight((steps + zero).astype(precision)), self.weight(scale.astype(np.float32))]
-            inputs.append(self.weight(np.full(len(weight), zero, np.uint8)) if zero else "")
-            inputs += [] if bias is None else [self.weight(bias)]
-            return self.microsoft("DynamicQuantizeMatMul", *inputs)
+            inputs += [self.weight(np.full(len(weight), zero, np.uint8))] if zero else []
+            largest = self.node("ReduceMax", self.node("Abs", rows), axes=[2], keepdims=1)
+            largest = self.node("Max", largest, self.weight(np.array(np.finfo(np.float32).tiny, np.float32)))
+            inputs[0] = self.node("Div", rows, largest)
+            product = self.node("Mul", self.microsoft("DynamicQuantizeMatMul", *inputs), largest)
+            return product if bias is None else self.node("Add", product, self.weight(bias))
         product = self.node("MatMul", rows, self.weight(weight.T))
         return product if bias is None else self.node("Add", product, self.weight(bias))
 

@@ -76,7 +76,9 @@ def depthwise(graph: Graph, rows: str, convolution: Any, padding: tuple[int, int
     return graph.node("Reshape", graph.node("Transpose", convolved, perm=[0, 2, 3, 1]), shape[1])
 
 
-def sanm_layer(graph: Graph, layer: Any, rows: str, past: Sequence[str] = ()) -> tuple[str, list[str]]:
+def sanm_layer(
+    graph: Graph, layer: Any, rows: str, past: Sequence[str] = (), *, precision: Precision | None = None
+) -> tuple[str, list[str]]:
     """One SAN-M layer (Gao et al. 2020): attention to what was and is, beside a convolution over the values of these rows.
 
     Args:
@@ -84,13 +86,14 @@ def sanm_layer(graph: Graph, layer: Any, rows: str, past: Sequence[str] = ()) ->
         layer: FunASR's ``EncoderLayerSANM``.
         rows: (1, t, in_size).
         past: keys and values of earlier rows, (1, past, width) each; none where there are no earlier ones.
+        precision: of the projection to queries, keys and values; the graph's where it is None.
 
     Returns:
         The layer's output, (1, t, width), and the keys and values of all rows.
     """
     attention = layer.self_attn
     width = attention.h * attention.d_k
-    projected = linear(graph, layer_norm(graph, rows, layer.norm1), attention.linear_q_k_v)
+    projected = linear(graph, layer_norm(graph, rows, layer.norm1), attention.linear_q_k_v, precision=precision)
     query, key, value = graph.nodes("Split", projected, graph.integers(width, width, width), num_outputs=3, axis=2)
     present = [key, value]
     if past:

@@ -23,6 +23,7 @@ import numpy as np
 from voice.audio import NO_SAMPLES, Samples
 from voice.endpointing.endpointer import VadFailed
 from voice.errors import ModelLoadFailed, describe
+from voice.models.onnx_session import open_session, session_errors
 
 _CONTEXT_SAMPLES = 64
 """The network's input begins with this many samples of the window before (silero_vad/utils_vad.py, OnnxWrapper)."""
@@ -49,27 +50,15 @@ class SileroVad:
         spec = importlib.util.find_spec("silero_vad")
         if spec is None or not spec.submodule_search_locations:
             raise ModelLoadFailed("the package silero-vad is not installed; run: pip install -r requirements.txt")
-        try:
-            import onnxruntime  # noqa: PLC0415
-            from onnxruntime.capi import onnxruntime_pybind11_state as native  # noqa: PLC0415
-        except ImportError as error:
-            reason = "the package onnxruntime cannot be imported; run: pip install -r requirements.txt"
-            raise ModelLoadFailed(f"{reason} ({describe(error)})") from error
-        self._errors: tuple[type[Exception], ...] = tuple(
-            each for each in vars(native).values() if isinstance(each, type) and issubclass(each, Exception)
-        )  # they have no base class of their own
-        load_errors: tuple[type[Exception], ...] = (OSError, ValueError, VadFailed, *self._errors)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._errors = session_errors()
         path = Path(spec.submodule_search_locations[0]) / "data" / _FILE
         self._input = np.zeros((_MAX_WINDOWS, _CONTEXT_SAMPLES + self.window_samples), np.float32)
+        refused: tuple[type[Exception], ...] = (ModelLoadFailed, VadFailed)
         try:
-            network = path.read_bytes()
-            self._session: Any = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+            self._session: Any = open_session(path)
             self.reset()
             self.probability(np.zeros(self.window_samples, np.float32))
-        except load_errors as error:
+        except refused as error:
             raise ModelLoadFailed(f"{path} cannot be loaded; {_REMEDY} ({describe(error)})") from error
         self.reset()
 

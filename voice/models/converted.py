@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,13 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from voice.errors import ModelLoadFailed
+from voice.errors import ModelLoadFailed, describe
 from voice.models.directory import Description, blaming, check_sums, damaged, describe_model, read_tokens, sha256_of
 from voice.models.onnx_session import open_session
 from voice.models.store import REPOSITORY
-from voice.text_file import read_text
+from voice.text_file import FileInvalid, expand, read_text
 
-CONVERTER_VERSION = 1
+CONVERTER_VERSION = 2
 """Raised with every change of the graphs: those that an older converter made are made anew."""
 GRAPHS = {
     "ParaformerStreaming": ("encoder", "decoder"),
@@ -100,9 +101,9 @@ def convert(directory: Path, description: Description, log_format: str) -> Path 
     target = conversion_path(description.model_class, source_digest(description))
     failed = target.with_suffix(".failed")
     if failed.is_file():
-        raise ModelLoadFailed(f"{directory} could not be converted to ONNX ({read_text(failed, _MAX_REASON_BYTES)})")
+        raise ModelLoadFailed(f"{directory} could not be converted to ONNX ({_reason(failed)}; to try again, remove {failed})")
     command = [sys.executable, "-m", "voice.conversion", str(directory), "--target", str(target), "--log-format", log_format]
-    with blaming(target.parent, "cannot hold converted models"):
+    try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _locked(target.with_suffix(".lock")) as mine:
             if not mine:
@@ -114,8 +115,10 @@ def convert(directory: Path, description: Description, log_format: str) -> Path 
             finally:
                 for left in target.parent.glob(f"{target.name}.*.partial"):  # of this one, if it was killed, or of an earlier one
                     shutil.rmtree(left, ignore_errors=True)
+    except OSError as error:
+        raise ModelLoadFailed(f"{target.parent} cannot hold converted models ({error.strerror or describe(error)})") from error
     if code != 0 or not _read_description(target):
-        reason = read_text(failed, _MAX_REASON_BYTES) if failed.is_file() else f"its process ended with code {code}"
+        reason = _reason(failed) if failed.is_file() else f"its process ended with code {code}"
         raise ModelLoadFailed(f"{directory} could not be converted to ONNX ({reason})")
     log.info("conversion_finished", model=str(directory), target=str(target))
     return target
@@ -132,6 +135,7 @@ def load_converted(graphs: Path, directory: Path, num_threads: int) -> OnnxModel
     Raises:
         ModelLoadFailed: a file is missing or damaged, or int8 products overflow on this processor.
     """
+    check_sums(directory)
     check_sums(graphs)
     settings = _read_description(graphs)
     with blaming(graphs / _DESCRIPTION, "is not what the converter wrote"):
@@ -166,9 +170,14 @@ def conversion_path(model_class: str, digest: str) -> Path:
 
 
 def cache_directory() -> Path:
-    """Of this user, for all converted models."""
+    """Of this user, for all converted models; of the machine where the user has no home."""
     base = os.environ.get("LOCALAPPDATA") if os.name == "nt" else os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "voice-asr" / "onnx"
+    if not base:
+        try:
+            base = str(expand("~/.cache"))
+        except FileInvalid:
+            base = tempfile.gettempdir()
+    return Path(base) / "voice-asr" / "onnx"
 
 
 def source_digest(description: Description) -> str:
@@ -216,6 +225,14 @@ def products_are_right(graphs: Path) -> bool:
     """
     session = open_session(graphs / f"{SELF_TEST}.onnx")
     return all(bool((abs(result - 1) < _MAX_ERROR).all()) for result in session.run(None, {}))
+
+
+def _reason(failed: Path) -> str:
+    """Why a conversion failed, as its process wrote it."""
+    try:
+        return read_text(failed, _MAX_REASON_BYTES)
+    except (OSError, ValueError) as error:
+        return f"the reason cannot be read: {describe(error)}"
 
 
 def _run(command: list[str]) -> int:

@@ -29,7 +29,7 @@ def open_session(graph: Path, num_threads: int = 1) -> Any:
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what fails is raised; nothing else belongs on stderr
-    options.enable_mem_pattern = False
+    options.enable_mem_pattern = False  # of shapes that change from call to call
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])

@@ -7,6 +7,7 @@ Called on the thread that will run the models. Raises ``ModelLoadFailed``; an op
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,17 +144,26 @@ def load_models(places: ModelPlaces, settings: Settings) -> Models:
     punctuation = _if_placed(places.punctuation, lambda place: load(place, PUNCTUATION), problems)
     emotion = _if_placed(places.emotion, lambda place: load(place, EMOTION), problems)
     second_pass = _if_placed(places.second_pass, lambda place: on_torch(place, _SECOND_PASS), problems)
-    if any(isinstance(model, FunasrModel) for model in (recognition, vad, punctuation, emotion, second_pass)):
-        set_num_threads(num_threads or _fitting_num_threads(recognition))
+    on_torch_now = [model for model in (recognition, vad, punctuation, emotion, second_pass) if isinstance(model, FunasrModel)]
+    if on_torch_now:
+        set_num_threads(num_threads or _fitting_num_threads(on_torch_now))
     name = str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
     return Models(recognition, vad, second_pass, punctuation, emotion, name, tuple(problems))
+
+
+@functools.cache
+def _sees_cuda() -> bool:
+    """Whether torch can use a GPU. It is only asked, and imported, where a driver sees one."""
+    return has_nvidia_gpu() and resolve_device("auto") == "cuda"
 
 
 def runs_on_onnx(settings: Settings) -> bool:
     """Whether models run on ONNX Runtime where they can be converted: on a CPU, unless the settings want torch."""
     if settings.model.engine != "auto":
         return settings.model.engine == "onnx"
-    return settings.model.device_type == "cpu" or (settings.model.device_type == "auto" and not has_nvidia_gpu())
+    if settings.model.device_type == "auto":
+        return not _sees_cuda()
+    return settings.model.device_type == "cpu"
 
 
 def _place(directory: Path, model_class: str, settings: Settings) -> Place:
@@ -186,9 +196,9 @@ def is_same_weights(settings: Settings) -> bool:
     return name == "same" or (name != "off" and _embedded_instead_of(name, settings))
 
 
-def _fitting_num_threads(recognition: FunasrModel | OnnxModel) -> int:
-    """Two for a large model on torch. A small one gains nothing by a second thread, and loses much by it on a busy machine."""
-    return min(2, os.cpu_count() or 1) if isinstance(recognition, FunasrModel) and recognition.is_large else 1
+def _fitting_num_threads(models: list[FunasrModel]) -> int:
+    """Two where a large model runs on torch. A small one gains nothing by a second thread, and loses much by it on a busy machine."""
+    return min(2, os.cpu_count() or 1) if any(model.is_large for model in models) else 1
 
 
 def _locate_recognition(settings: Settings) -> Path:
