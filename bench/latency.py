@@ -1,19 +1,26 @@
-"""How soon text comes: the real service at real-time pace, both modes, with and without speculation and emotion, FunASR's loop beside it.
+"""How soon text comes: the real service at real-time pace, on both engines, with and without previews, and FunASR's loop beside it.
 
-    python bench/latency.py                            # about 10 minutes: the audio is played seven times
-    python bench/latency.py --only streaming --json FILE
+    python bench/latency.py                            # 25 minutes: the audio is played 14 times; figures go to .cache/bench/results
+    python bench/latency.py --models embedded          # or full-size; --engine torch or onnx
+    python bench/latency.py --only "onnx, no"          # runs whose name begins so
+    python bench/latency.py --quick --results DIR      # the first 17 s of the audio: 7 minutes
+    python bench/report.py                             # RESULTS.md of what is there
 
 The service is spawned as a parent spawns it, and fed over stdin: every 30 ms the block that a microphone would have filled by then.
 Measured at the parent's end of the pipe:
 
 - *token latency*: arrival of the first partial (or the final) that holds a character at its final place, minus the character's end in
   the audio, known from the synthesizer's durations. Characters that the model gets wrong do not count.
+- *partial latency*: arrival of a partial, minus the writing of the block that holds the last sample it rests on.
 - *final latency*: arrival of the final, minus the writing of the block that completes the endpoint's silence.
 - *churn*: characters that a later partial or the final takes back, per final character.
 - *emotion*: finals that carry one.
+- *% of a core*, *resident*: what the whole service used while it listened, and held at the end.
 
-FunASR's loop is `AutoModel.generate` in this process with chunks of 600 ms, the audio at the same pace, one utterance's cache after the
-other: it has no endpointing, so it is told where utterances end. A benchmark, not a test: nothing here passes or fails.
+At full size recognition, punctuation (ct-punc-c) and emotion (emotion2vec_plus_base) have random weights: their texts mean nothing, so
+token latency, churn and what is right are not measured. FunASR's loop is ``AutoModel.generate`` in this process with chunks of 600 ms, the
+audio at the same pace, one utterance's cache after the other: it has no endpointing, so it is told where utterances end. A benchmark, not a
+test: nothing here passes or fails.
 """
 
 from __future__ import annotations
@@ -27,39 +34,74 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import soundfile
+from full_size import CONVERSIONS, EMBEDDED, EMOTION, PUNCTUATION, RECOGNITION, ensure_built, ensure_converted
+from results import REPOSITORY, RESULTS, Part, busy_sec, load, memory_mb, now, process_sec, spread
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY))
 
-from voice.audio import SAMPLE_RATE_HZ, Samples  # noqa: E402
-from voice.models.loader import load_model  # noqa: E402
-from voice.models.store import EMBEDDED  # noqa: E402
-from voice.models.torch_setup import limit_spinning, set_num_threads  # noqa: E402
+from voice.audio import SAMPLE_RATE_HZ, Samples
+from voice.models.loader import load_model
+from voice.models.torch_setup import limit_spinning, set_num_threads
 
 SPEECH = Path(__file__).resolve().parent / "timed_speech"
 BLOCK_MS = 30
 ENDPOINT_SILENCE_MS = 800
 CHUNK_MS, LOOK_BACKS = 600, {"encoder_chunk_look_back": 4, "decoder_chunk_look_back": 1}
 PRE_ROLL_MS = 300
+QUICK_UTTERANCES = 5
+FUNASR = "FunASR's loop, text only"
 
-WITHOUT_SPECULATION = {"VOICE_ASR__FINAL__SPECULATE": "false"}
-WITHOUT_EMOTION = {"VOICE_ASR__EMOTION__ENABLED": "false"}
-BARE = {**WITHOUT_EMOTION, "VOICE_ASR__FINAL__PUNCTUATION_MODEL": "off"}
-RUNS: dict[str, tuple[str, dict[str, str]]] = {
-    "streaming": ("asr_service_streaming.py", {}),
-    "streaming, no speculation": ("asr_service_streaming.py", WITHOUT_SPECULATION),
-    "streaming, no emotion": ("asr_service_streaming.py", WITHOUT_EMOTION),
-    "streaming, text only": ("asr_service_streaming.py", BARE),
-    "sliced": ("asr_service.py", {}),
-    "sliced, no speculation": ("asr_service.py", WITHOUT_SPECULATION),
+Size = Literal["embedded", "full-size"]
+Settings = dict[str, str]
+
+STREAMING, SLICED = "asr_service_streaming.py", "asr_service.py"
+ONNX, TORCH = ({"VOICE_ASR__MODEL__ENGINE": engine} for engine in ("onnx", "torch"))
+PREVIEWS, CHUNKS_ONLY = ({"VOICE_ASR__STREAMING__PARTIAL_INTERVAL_MS": interval} for interval in ("200", "0"))
+NO_SPECULATION = {"VOICE_ASR__FINAL__SPECULATE": "false"}
+NO_EMOTION = {"VOICE_ASR__EMOTION__ENABLED": "false"}
+TEXT_ONLY = {**NO_EMOTION, "VOICE_ASR__FINAL__PUNCTUATION_MODEL": "off"}
+FULL_SIZE = {"VOICE_ASR__FINAL__PUNCTUATION_MODEL": str(PUNCTUATION), "VOICE_ASR__EMOTION__MODEL": str(EMOTION)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One way to run the service."""
+
+    name: str
+    settings: Settings
+    entry: str = STREAMING
+
+
+RUNS: dict[Size, tuple[Run, ...]] = {
+    "embedded": (
+        Run("onnx, previews every 200 ms", {**ONNX, **PREVIEWS}),
+        Run("onnx, partials at chunk ends", {**ONNX, **CHUNKS_ONLY}),
+        Run("torch, previews every 200 ms", {**TORCH, **PREVIEWS}),
+        Run("torch, partials at chunk ends", {**TORCH, **CHUNKS_ONLY}),
+        Run("onnx, no speculation", {**ONNX, **PREVIEWS, **NO_SPECULATION}),
+        Run("onnx, text only", {**ONNX, **PREVIEWS, **TEXT_ONLY}),
+        Run("onnx, sliced", {**ONNX}, SLICED),
+        Run("torch, sliced", {**TORCH}, SLICED),
+        Run(FUNASR, {}),
+    ),
+    "full-size": (
+        Run("onnx, previews every 200 ms", {**FULL_SIZE, **ONNX, **PREVIEWS}),
+        Run("onnx, partials at chunk ends", {**FULL_SIZE, **ONNX, **CHUNKS_ONLY}),
+        Run("onnx, no emotion", {**FULL_SIZE, **ONNX, **PREVIEWS, **NO_EMOTION}),
+        Run("onnx, text only", {**FULL_SIZE, **ONNX, **PREVIEWS, **TEXT_ONLY}),
+        Run("torch, previews every 200 ms", {**FULL_SIZE, **TORCH, **PREVIEWS}),
+        Run("torch, partials at chunk ends", {**FULL_SIZE, **TORCH, **CHUNKS_ONLY}),
+        Run("torch, text only", {**FULL_SIZE, **TORCH, **PREVIEWS, **TEXT_ONLY}),
+    ),
 }
+"""The first is what the service does by default on a CPU."""
 
 
 @dataclass
@@ -67,6 +109,8 @@ class Heard:
     """What arrived for one utterance: (seconds on this process' clock, text), partials and last the final."""
 
     texts: list[tuple[float, str]] = field(default_factory=list)
+    partials: list[tuple[float, int]] = field(default_factory=list)
+    """(seconds on this process' clock, ms of audio that it rests on)."""
     final: dict[str, Any] | None = None
 
 
@@ -81,26 +125,44 @@ class Spoken:
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", help="runs whose name begins so")
-    parser.add_argument("--arguments", default="--embedded", help="command line of the service (default: --embedded)")
-    parser.add_argument("--model-dir", default=str(EMBEDDED / "asr"), help="recognition model of FunASR's loop")
-    parser.add_argument("--json", type=Path, help="write the figures there too")
+    parser.add_argument("--models", choices=RUNS, help="size of the models (default: both)")
+    parser.add_argument("--engine", choices=("onnx", "torch"), help="only runs on this engine (default: both, and FunASR's loop)")
+    parser.add_argument("--only", default="", help="only runs whose name begins so")
+    parser.add_argument("--quick", action="store_true", help="only the first utterances")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the figures go (default: %(default)s)")
     arguments = parser.parse_args()
     samples, rate_hz = soundfile.read(SPEECH.with_suffix(".flac"), dtype="float32")
     assert rate_hz == SAMPLE_RATE_HZ
     spoken = [Spoken(**entry) for entry in json.loads(SPEECH.with_suffix(".json").read_text(encoding="utf-8"))]
-    found: dict[str, dict[str, float | None]] = {}
-    print(f"{'':28}{'token latency ms':>20}{'final latency ms':>20}")
-    print(f"{'':28}{'p50':>10}{'p95':>10}{'p50':>10}{'p95':>10}{'churn':>8}{'right':>8}{'emotion':>9}", flush=True)
-    for name, (entry, settings) in RUNS.items():
-        if name.startswith(arguments.only or ""):
-            heard, blocks_at = run_service(entry, arguments.arguments.split(), settings, samples)
-            found[name] = report(name, spoken, heard, blocks_at)
-    if "FunASR".startswith(arguments.only or ""):
-        heard, blocks_at = run_funasr(arguments.model_dir, spoken, samples)
-        found["FunASR"] = report("FunASR's loop", spoken, heard, blocks_at)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    if arguments.quick:
+        spoken = spoken[:QUICK_UTTERANCES]
+        samples = samples[: (spoken[-1].end_ms[-1] + 2 * ENDPOINT_SILENCE_MS) * SAMPLE_RATE_HZ // 1000]
+    for size, runs in RUNS.items():
+        chosen = [run for run in runs if run.name.startswith(arguments.only) and run.name.startswith(arguments.engine or "")]
+        if arguments.models in (None, size) and chosen:
+            measure(size, chosen, spoken, samples, arguments)
+
+
+def measure(size: Size, runs: Sequence[Run], spoken: list[Spoken], samples: Samples, arguments: argparse.Namespace) -> None:
+    """Play the audio to each; figures of runs that were left out stay what they were."""
+    if size == "full-size":
+        ensure_built()
+        ensure_converted([RECOGNITION, PUNCTUATION, EMOTION])
+    print(f"\n{size:28}{'token':>14}{'partial':>16}{'final':>16}{'churn':>8}{'right':>8}{'emotion':>9}{'core':>7}{'MB':>8}", flush=True)
+    part = Part(f"latency-{size}", quick=arguments.quick)
+    earlier = load(arguments.results, f"latency-{size}")
+    figures: dict[str, Any] = earlier["figures"] if earlier else {}
+    model = ["--embedded"] if size == "embedded" else ["--model-dir", str(RECOGNITION)]
+    for run in runs:
+        others = Others()
+        if run.name == FUNASR:
+            heard, pace, used = *run_funasr(EMBEDDED / "asr", spoken, samples), {}
+        else:
+            heard, pace, used = run_service([run.entry, *model], run.settings, samples)
+        figures[run.name] = {**latencies(heard, pace), **(correctness(spoken, heard, pace) if size == "embedded" else {}), **used}
+        figures[run.name] |= {"date": now(), "others": others.share(used.get("sec", 0.0))}
+        print_line(run.name, figures[run.name])
+    part.save(arguments.results, figures)
 
 
 class RealTime:
@@ -120,13 +182,29 @@ class RealTime:
             self.at.append(time.monotonic())
             yield self._samples[index * size : (index + 1) * size]
 
+    def written(self, ms: int) -> float:
+        """When the block was given that completes so much audio."""
+        return self.at[min((ms - 1) // BLOCK_MS, len(self.at) - 1)]
 
-def run_service(entry: str, arguments: list[str], settings: dict[str, str], samples: Samples) -> tuple[list[Heard], RealTime]:
-    """Everything the service says about the audio."""
+
+class Others:
+    """How much of the machine other processes than this one and the service use."""
+
+    def __init__(self) -> None:
+        self._started, self._busy, self._own = time.monotonic(), busy_sec(), time.process_time()
+
+    def share(self, service_sec: float) -> float:
+        """Of all cores, since this object was made."""
+        others = busy_sec() - self._busy - service_sec - (time.process_time() - self._own)
+        return max(0.0, others / (time.monotonic() - self._started) / (os.cpu_count() or 1))
+
+
+def run_service(command: list[str], settings: Settings, samples: Samples) -> tuple[list[Heard], RealTime, dict[str, float]]:
+    """Everything the service says about the audio, and what it used."""
+    entry, *arguments = command
     command = [sys.executable, str(REPOSITORY / entry), *arguments, "--input", "-", "--status-events", "--log-level", "warning"]
-    process = subprocess.Popen(  # noqa: S603 -- our own entry
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **settings}, bufsize=0
-    )
+    environment = {**os.environ, "XDG_CACHE_HOME": str(CONVERSIONS), **settings}
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, bufsize=0)  # noqa: S603 -- our own
     assert process.stdin is not None
     assert process.stdout is not None
     utterances: dict[str, Heard] = {}
@@ -141,8 +219,11 @@ def run_service(entry: str, arguments: list[str], settings: dict[str, str], samp
             if kind in ("partial", "final"):
                 heard = utterances.setdefault(event["trace_id"], Heard())
                 heard.texts.append((at, event["raw_text"] if kind == "final" else event["text"]))
-                heard.final = event if kind == "final" else None
-            elif kind == "core.error_event":
+                if kind == "final":
+                    heard.final = event
+                else:
+                    heard.partials.append((at, event["end_ms"]))
+            elif event["type"] == "core.error_event":
                 print(line.decode(), file=sys.stderr)
 
     reader = threading.Thread(target=read, daemon=True)
@@ -150,21 +231,24 @@ def run_service(entry: str, arguments: list[str], settings: dict[str, str], samp
     if not listening.wait(600):
         raise SystemExit("the service does not listen")
     pace = RealTime(samples)
+    before = process_sec(process.pid)
     for block in pace.blocks():
         process.stdin.write((block * 32_767).astype("<i2").tobytes())
+    spent = process_sec(process.pid)
+    used = {"core": (spent - before) / (time.monotonic() - pace.started), "sec": spent, **memory_mb(process.pid)}
     process.stdin.close()
     process.wait(30)
     reader.join(5)
-    return list(utterances.values()), pace
+    return list(utterances.values()), pace, used
 
 
-def run_funasr(directory: str, spoken: list[Spoken], samples: Samples) -> tuple[list[Heard], RealTime]:
+def run_funasr(directory: Path, spoken: list[Spoken], samples: Samples) -> tuple[list[Heard], RealTime]:
     """The loop of FunASR's documentation, cut into the reference's utterances."""
     limit_spinning()
-    load_model(Path(directory), "ParaformerStreaming", "cpu")  # registers the classes that the directory names
+    load_model(directory, "ParaformerStreaming", "cpu")  # registers the classes that the directory names
     from funasr.auto.auto_model import AutoModel
 
-    model = AutoModel(model=directory, device="cpu", ncpu=1, disable_update=True, disable_pbar=True)
+    model = AutoModel(model=str(directory), device="cpu", ncpu=1, disable_update=True, disable_pbar=True)
     set_num_threads(1)
     pace = RealTime(samples)
     received = np.zeros(0, np.float32)
@@ -189,34 +273,51 @@ def run_funasr(directory: str, spoken: list[Spoken], samples: Samples) -> tuple[
     return utterances, pace
 
 
-def report(name: str, spoken: list[Spoken], heard: list[Heard], pace: RealTime) -> dict[str, float | None]:
-    """Print a run's line; its figures."""
-    tokens, finals, taken_back, characters, right, emotions = [], [], 0, 0, 0, 0
-    for reference, utterance in zip(spoken, heard, strict=True):
-        final = utterance.final
-        if final is None:
+def latencies(heard: list[Heard], pace: RealTime) -> dict[str, list[float]]:
+    """Of partials and finals, ms."""
+    partials, finals = [], []
+    for utterance in heard:
+        if utterance.final is None:
             raise SystemExit("an utterance has no final")
-        text = final["raw_text"]
+        partials += [1000 * (at - pace.written(end_ms)) for at, end_ms in utterance.partials]
+        finals.append(1000 * (utterance.texts[-1][0] - pace.written(utterance.final["end_ms"] + ENDPOINT_SILENCE_MS)))
+    return {"partials_ms": partials, "finals_ms": finals}
+
+
+def correctness(spoken: list[Spoken], heard: list[Heard], pace: RealTime) -> dict[str, Any]:
+    """Token latencies in ms, and the shares of characters that were taken back and that are right, and of finals with an emotion."""
+    tokens, taken_back, characters, emotions = [], 0, 0, 0
+    for reference, utterance in zip(spoken, heard, strict=True):
+        assert utterance.final is not None
+        text = utterance.final["raw_text"]
         characters += len(text)
-        emotions += bool(final.get("emotion"))
+        emotions += bool(utterance.final.get("emotion"))
         for block in difflib.SequenceMatcher(None, reference.text, text, autojunk=False).get_matching_blocks():
             for offset in range(block.size):
                 place = block.b + offset
                 at = next(at for at, shown in utterance.texts if shown[place : place + 1] == text[place])
                 tokens.append(1000 * (at - pace.started) - reference.end_ms[block.a + offset])
-                right += 1
         for (_, before), (_, after) in zip(utterance.texts, utterance.texts[1:], strict=False):
             taken_back += len(before) - len(common_prefix(before, after))
-        decided = min((final["end_ms"] + ENDPOINT_SILENCE_MS - 1) // BLOCK_MS, len(pace.at) - 1)
-        finals.append(1000 * (utterance.texts[-1][0] - pace.at[decided]))
-    share = right / sum(len(reference.text) for reference in spoken)
-    p50, p95 = np.percentile(tokens, [50, 95])
-    final_p50, final_p95 = np.percentile(finals, [50, 95])
-    churn, with_emotion = taken_back / characters, emotions / len(spoken)
-    line = f"{name:28}{p50:10.0f}{p95:10.0f}{final_p50:10.1f}{final_p95:10.1f}{churn:8.3f}{share:8.1%}{with_emotion:9.0%}"
+    right = len(tokens) / sum(len(reference.text) for reference in spoken)
+    return {"tokens_ms": tokens, "churn": taken_back / characters, "right": right, "emotion": emotions / len(spoken)}
+
+
+def print_line(name: str, figures: dict[str, Any]) -> None:
+    """One run: medians and 95th percentiles."""
+    line = f"{name:32}"
+    for key, width in (("tokens_ms", 5), ("partials_ms", 8), ("finals_ms", 8)):
+        values = figures.get(key)
+        line += " " * (2 * width) if not values else "{1:{0}.0f}{2:{0}.0f}".format(width, *spread(values)[1:])
+    for key, width, form in (
+        ("churn", 8, ".3f"),
+        ("right", 8, ".1%"),
+        ("emotion", 9, ".0%"),
+        ("core", 7, ".0%"),
+        ("resident_mb", 8, ".0f"),
+    ):
+        line += f"{figures[key]:{width}{form}}" if key in figures else " " * width
     print(line, flush=True)
-    keys = ("token_p50_ms", "token_p95_ms", "final_p50_ms", "final_p95_ms", "churn", "right", "emotion")
-    return dict(zip(keys, map(float, (p50, p95, final_p50, final_p95, churn, share, with_emotion)), strict=True))
 
 
 def common_prefix(one: str, other: str) -> str:

@@ -139,9 +139,9 @@ class Side:
         self._known: dict[str, list[list[object]]] = {}
         self._file = CACHE
 
-    def open(self, name: SetName) -> None:
-        """Take up what is known of a set."""
-        self._file = CACHE / f"{self._key}-{digest(shards(name))}.json"
+    def open(self, name: SetName, per_kind: int) -> None:
+        """Take up what is known of a set; which utterance has which number depends on ``per_kind``."""
+        self._file = CACHE / f"{self._key}-{digest(shards(name), str(per_kind))}.json"
         self._known = json.loads(self._file.read_text(encoding="utf-8")) if self._file.is_file() else {}
 
     def close(self) -> None:
@@ -185,7 +185,7 @@ def recognize_set(name: SetName, sides: Sequence[Side], per_kind: int, limit: in
     """What both made of a set, by condition."""
     found: dict[int | None, list[Sample]] = {snr_db: [] for snr_db in CONDITIONS}
     for side in sides:
-        side.open(name)
+        side.open(name, per_kind)
     utterances = itertools.islice(numbered_utterances(name, per_kind), limit)
     for number, text, speech, clips in tqdm(utterances, desc=" ".join(name), leave=False, disable=None):
         for snr_db in CONDITIONS:

@@ -1,166 +1,212 @@
-"""Real-time factor of both modes beside FunASR's own streaming loop: same audio, same weights, same threads, same process.
+"""What recognition costs: FunASR's loop, our two engines and FunASR's ONNX relatives side by side, on the same weights and audio.
 
-    python bench/speed.py --model-dir models/embedded/asr
-    python bench/speed.py --full-size        # 220 M parameters with random weights: honest cost, meaningless text
+    python bench/speed.py                              # everything: 15 minutes; figures go to .cache/bench/results
+    python bench/speed.py --only side-by-side          # or embedded, busy, hour
+    python bench/speed.py --quick --results DIR        # a look at everything: 4 minutes
+    python bench/report.py                             # RESULTS.md of what is there
 
-The three take turns, so that a noisy machine is noisy for all of them; medians are printed. A ratio above 1 means faster than FunASR.
+- *side by side*: every contender in a process of its own (contender.py), one thread each, full size with random weights. They take turns
+  at one utterance of 18 s, so that a noisy machine is noisy for all of them; the others wait meanwhile.
+- *embedded*: the same with the model that ships with the repository.
+- *busy*: the same utterance while another process keeps one core busy, and without it, in turns.
+- *an hour*: an hour of speech through our ONNX engine as fast as it goes, in utterances of 15 s.
+
 A benchmark, not a test: nothing here passes or fails.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import shutil
-import statistics
+import os
+import subprocess
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
-import yaml
+from contender import PEERS, SAMPLE_RATE_HZ
+from full_size import CONVERSIONS, EMBEDDED, RECOGNITION, ensure_built, ensure_converted, ensure_exported
+from results import PEERS_PYTHON, REPOSITORY, RESULTS, WORKSPACE, Part, busy_sec, require_peers, spread
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPOSITORY))
-
-from voice.audio import SAMPLE_RATE_HZ, Samples  # noqa: E402
-from voice.build import build_recognizer  # noqa: E402
-from voice.config import load_settings  # noqa: E402
-from voice.models.loader import load_model  # noqa: E402
-from voice.models.store import EMBEDDED  # noqa: E402
-from voice.models.torch_setup import limit_spinning, prepare_imports, set_num_threads  # noqa: E402
-from voice.recognition.engine import ChunkPreset  # noqa: E402
-from voice.recognition.hotwords import HotwordGraphs  # noqa: E402
-from voice.recognition.recognizer import Recognizer  # noqa: E402
-from voice.recognition.torch_engine import TorchEngine  # noqa: E402
-
-FULL_SIZE = REPOSITORY / ".cache" / "bench" / "full-size"
-FEED_SAMPLES = 512  # what the pipeline feeds: one VAD window
+AUDIO = WORKSPACE / "examples.npy"
+LOGS = WORKSPACE / "logs"
+UTTERANCE_SEC = 18
+SIDE_BY_SIDE = (
+    "funasr", "torch", "onnx", "onnx previews", "funasr-onnx", "funasr-onnx left context", "sherpa-onnx", "torch sliced", "onnx sliced",
+)  # fmt: skip
+BUSY = (("torch", 1), ("torch", 2), ("onnx", 1))
+HOUR_UTTERANCE_SEC = 15
+UTTERANCES_PER_MINUTE = 60 // HOUR_UTTERANCE_SEC
 
 
 def main() -> None:
-    """Measure and print a table."""
-    limit_spinning()
+    """Run the parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model-dir", type=Path, default=EMBEDDED / "asr", help="recognition model")
-    parser.add_argument("--full-size", action="store_true", help="build and measure the 220 M architecture with random weights")
-    parser.add_argument("--seconds", type=float, default=18.0, help="length of the one utterance")
-    parser.add_argument("--repeat", type=int, default=5, help="turns of each")
-    parser.add_argument("--threads", type=int, default=2, help="torch threads")
+    parser.add_argument("--only", choices=PARTS, help="one part")
+    parser.add_argument("--quick", action="store_true", help="few turns, and four minutes instead of an hour")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="DIR", help="where the figures go (default: %(default)s)")
     arguments = parser.parse_args()
-    directory = build_full_size() if arguments.full_size else arguments.model_dir
-    samples = utterance(arguments.seconds)
-    settings = load_settings({}, environment={})
-    preset = ChunkPreset(*settings.chunk_size, *settings.look_backs)
-    started = time.perf_counter()
-    model = TorchEngine(load_model(directory, "ParaformerStreaming", "cpu"))
-    loaded_sec = time.perf_counter() - started
-    hotwords = HotwordGraphs(lambda: (), model.vocabulary.tokens)
-    streaming = build_recognizer(settings, "streaming", model, hotwords)
-    sliced = build_recognizer(settings, "sliced", model, hotwords)
-    contenders: dict[str, Callable[[], None]] = {
-        "FunASR AutoModel.generate, streaming": funasr_loop(directory, samples, preset, arguments.threads),
-        "streaming": lambda: recognize(streaming, samples, provisional=True),
-        "streaming without provisional tail": lambda: recognize(streaming, samples, provisional=False),
-        "sliced": lambda: recognize(sliced, samples, provisional=True),
-    }
-    set_num_threads(arguments.threads)
-    times = take_turns(contenders, arguments.repeat)
-    print(f"{directory.name}, {arguments.threads} threads, {arguments.seconds:g} s of audio, chunk_size {list(settings.chunk_size)},")
-    print(f"{arguments.repeat} turns each; our strict load took {loaded_sec:.1f} s\n")
-    print(f"{'':38} {'real-time factor':>17} {'ms per 600 ms':>14} {'ratio to FunASR':>16}")
-    reference = times["FunASR AutoModel.generate, streaming"]
-    for name, seconds in times.items():
-        factor = statistics.median(seconds) / arguments.seconds
-        ratio = statistics.median(theirs / ours for theirs, ours in zip(reference, seconds, strict=True))
-        print(f"{name:38} {factor:17.4f} {600 * factor:14.1f} {ratio:16.2f}")
-
-
-def take_turns(contenders: dict[str, Callable[[], None]], repeat: int) -> dict[str, list[float]]:
-    """Seconds of each run; one uncounted run each comes first."""
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for turn in range(repeat + 1):
-        for name, run in contenders.items():
-            started = time.perf_counter()
-            run()
-            if turn:
-                times[name].append(time.perf_counter() - started)
-    return times
-
-
-def recognize(recognizer: Recognizer, samples: Samples, *, provisional: bool) -> None:
-    """One utterance as the pipeline feeds it, hypothesis asked for after each decode."""
-    stream = recognizer.create_stream(0)
-    for start in range(0, len(samples), FEED_SAMPLES):
-        if stream.accept(samples[start : start + FEED_SAMPLES], provisional=provisional):
-            stream.hypothesis()
-    stream.finish()
-
-
-def funasr_loop(directory: Path, samples: Samples, preset: ChunkPreset, num_threads: int) -> Callable[[], None]:
-    """The loop of FunASR's documentation on the same directory, dither off as ours."""
-    prepare_imports()
-    from funasr.auto.auto_model import AutoModel
-
-    model = AutoModel(model=str(directory), device="cpu", ncpu=num_threads, disable_update=True, disable_pbar=True)
-    model.kwargs["frontend"].dither = 0.0
-    stride = preset.stride_samples
-    options: dict[str, Any] = {
-        "chunk_size": [preset.left, preset.chunk, preset.right],
-        "encoder_chunk_look_back": preset.encoder_look_back,
-        "decoder_chunk_look_back": preset.decoder_look_back,
-    }
-
-    def run() -> None:
-        cache: dict[str, Any] = {}
-        for start in range(0, len(samples), stride):
-            model.generate(input=samples[start : start + stride], cache=cache, is_final=start + stride >= len(samples), **options)
-
-    return run
-
-
-def utterance(seconds: float) -> Samples:
-    """The examples one after the other, repeated to the length."""
+    require_peers()
+    ensure_built()
+    ensure_converted([RECOGNITION, EMBEDDED / "asr"])
+    LOGS.mkdir(parents=True, exist_ok=True)
     pieces = [soundfile.read(path, dtype="float32")[0] for path in sorted((REPOSITORY / "examples").glob("*.wav"))]
-    samples = np.concatenate(pieces)
-    return np.resize(samples, round(seconds * SAMPLE_RATE_HZ)).astype(np.float32)
+    np.save(AUDIO, np.concatenate(pieces))
+    for name, measure in PARTS.items():
+        if arguments.only in (None, name):
+            print(f"\n{name}", flush=True)
+            part = Part(name, quick=arguments.quick)
+            part.save(arguments.results, measure(quick=arguments.quick))
 
 
-def build_full_size() -> Path:
-    """A directory with the architecture of paraformer-zh-streaming and random weights, made once."""
-    if (FULL_SIZE / "model.pt").exists():
-        return FULL_SIZE
-    prepare_imports()
-    import funasr.frontends.wav_frontend
-    import funasr.models.paraformer.cif_predictor
-    import funasr.models.paraformer.decoder
-    import funasr.models.scama.encoder  # noqa: F401
-    import torch
-    from funasr.models.paraformer_streaming.model import ParaformerStreaming
+def side_by_side(*, quick: bool) -> dict[str, Any]:
+    """All contenders at full size."""
+    return take_turns(RECOGNITION, SIDE_BY_SIDE, rounds=2 if quick else 12)
 
-    print(f"building {FULL_SIZE} once", file=sys.stderr)
-    FULL_SIZE.mkdir(parents=True, exist_ok=True)
-    config = yaml.safe_load((EMBEDDED / "asr" / "config.yaml").read_text(encoding="utf-8"))
-    config["encoder_conf"].update(output_size=512, attention_heads=4, linear_units=2048, num_blocks=50)
-    config["decoder_conf"].update(attention_heads=4, linear_units=2048, num_blocks=16, att_layer_num=16)
-    config["predictor_conf"]["idim"] = 512
-    tokens = ["<blank>", "<s>", "</s>", *(chr(0x4E00 + index) for index in range(8400)), "<unk>"]
-    torch.manual_seed(0)
-    parts = {key: value for key, value in config.items() if key not in ("model", "frontend", "tokenizer")}
-    module = ParaformerStreaming(**{**parts, **config["model_conf"]}, vocab_size=len(tokens), input_size=560)
-    with torch.no_grad():
-        module.predictor.cif_output.weight.zero_()
-        module.predictor.cif_output.bias.fill_(-1.1)  # alpha 0.25: 4 tokens a second, the pace of speech
-    for name in ("am.mvn", "configuration.json"):
-        shutil.copy(EMBEDDED / "asr" / name, FULL_SIZE / name)
-    (FULL_SIZE / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    (FULL_SIZE / "tokens.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
-    torch.save(module.state_dict(), FULL_SIZE / "model.tmp")
-    (FULL_SIZE / "model.tmp").rename(FULL_SIZE / "model.pt")
-    return FULL_SIZE
+
+def embedded(*, quick: bool) -> dict[str, Any]:
+    """All contenders with the embedded model."""
+    return take_turns(EMBEDDED / "asr", SIDE_BY_SIDE, rounds=2 if quick else 12)
+
+
+def take_turns(model: Path, names: Sequence[str], rounds: int) -> dict[str, Any]:
+    """Rounds in which each contender recognises the same utterance; an uncounted one comes first."""
+    export = ensure_exported(model)
+    figures: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        running = {}
+        for name in names:
+            contender = stack.enter_context(Contender(name, model, export, num_threads=1))
+            figures[name] = {"loaded": contender.loaded, "runs": []}
+            running[name] = contender
+        for turn in range(rounds + 1):
+            for name, contender in running.items():
+                run = contender.recognize(0, UTTERANCE_SEC)
+                if turn:
+                    figures[name]["runs"].append(run)
+    for name, contender in running.items():
+        if contender.error is not None:
+            figures[name] = {"error": contender.error}
+            print(f"{name:26}{contender.error}")
+        else:
+            _print(name, [run["sec"] for run in figures[name]["runs"]])
+    return {"rounds": rounds, "seconds": UTTERANCE_SEC, "contenders": figures}
+
+
+def busy(*, quick: bool) -> dict[str, Any]:
+    """Ours without and with a neighbour that keeps one core busy, in turns."""
+    rounds = 2 if quick else 10
+    figures: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        for name, num_threads in BUSY:
+            contender = stack.enter_context(Contender(name, RECOGNITION, WORKSPACE, num_threads))
+            contender.recognize(0, UTTERANCE_SEC)
+            figures[f"{name}, {num_threads} thread{'s' * (num_threads > 1)}"] = {"contender": contender, "idle": [], "busy": []}
+        for _ in range(rounds):
+            for entry in figures.values():
+                entry["idle"].append(entry["contender"].recognize(0, UTTERANCE_SEC))
+                with neighbour():
+                    entry["busy"].append(entry["contender"].recognize(0, UTTERANCE_SEC))
+    for name, entry in figures.items():
+        del entry["contender"]
+        for state in ("idle", "busy"):
+            _print(f"{name}, {state}", [run["sec"] for run in entry[state]])
+    return {"rounds": rounds, "seconds": UTTERANCE_SEC, "contenders": figures}
+
+
+def an_hour(*, quick: bool) -> dict[str, Any]:
+    """Utterance after utterance, each with audio that begins elsewhere in the examples."""
+    minutes = 4 if quick else 60
+    runs = []
+    with Contender("onnx", RECOGNITION, WORKSPACE, 1) as contender:
+        contender.recognize(0, HOUR_UTTERANCE_SEC)
+        for index in range(minutes * UTTERANCES_PER_MINUTE):
+            run = contender.recognize(index * HOUR_UTTERANCE_SEC, HOUR_UTTERANCE_SEC)
+            runs.append({key: value for key, value in run.items() if key != "pieces_sec"})
+    _print("onnx", [run["sec"] * UTTERANCE_SEC / HOUR_UTTERANCE_SEC for run in runs])
+    print(f"resident {runs[0]['resident_mb']:.0f} MB at the start, {runs[-1]['resident_mb']:.0f} MB at the end")
+    return {"minutes": minutes, "seconds": HOUR_UTTERANCE_SEC, "runs": runs}
+
+
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
+    "side-by-side": side_by_side,
+    "embedded": embedded,
+    "busy": busy,
+    "hour": an_hour,
+}
+
+
+class Contender:
+    """A process of contender.py."""
+
+    def __init__(self, name: str, model: Path, export: Path, num_threads: int) -> None:
+        """Start it, and wait until it has loaded."""
+        self.error: str | None = None
+        """Why it recognises no more."""
+        self._log = LOGS / f"{name.replace(' ', '-')}-{num_threads}.log"
+        python = PEERS_PYTHON if name in PEERS else sys.executable
+        options = {"--model-dir": model, "--export": export, "--audio": AUDIO, "--threads": num_threads}
+        command = [python, Path(__file__).with_name("contender.py"), name, *(word for option in options.items() for word in option)]
+        environment = {**os.environ, "XDG_CACHE_HOME": str(CONVERSIONS), "ORT_DISABLE_TELEMETRY": "1"}
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(  # noqa: S603 -- our own
+                list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, env=environment
+            )
+        self.loaded = self._answer()
+
+    def __enter__(self) -> Contender:
+        """It runs already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+    def recognize(self, start_sec: int, length_sec: int) -> dict[str, Any]:
+        """What ``contender.measure`` measured, and the time that other processes computed meanwhile; nothing after an error."""
+        if self.error is not None:
+            return {}
+        assert self._process.stdin is not None
+        before = busy_sec()
+        self._process.stdin.write(f"{start_sec * SAMPLE_RATE_HZ} {(start_sec + length_sec) * SAMPLE_RATE_HZ}\n")
+        self._process.stdin.flush()
+        run = self._answer()
+        return {**run, "others_sec": max(0.0, busy_sec() - before - run["cpu_sec"])} if run else {}
+
+    def _answer(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
+        self.error = answer.get("error")
+        return {} if self.error else answer
+
+    def _last_words(self) -> str:
+        """What a process that is gone had written last."""
+        code = self._process.wait()
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return f"ended with code {code}: {' '.join(lines[-3:])}"
+
+
+@contextlib.contextmanager
+def neighbour() -> Iterator[None]:
+    """A process that keeps one core busy."""
+    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _print(name: str, seconds: Sequence[float]) -> None:
+    low, middle, high = (1000 * each / UTTERANCE_SEC * 0.6 for each in spread(seconds))
+    print(f"{name:26}{middle:8.1f} ms per 600 ms ({low:.1f} to {high:.1f})", flush=True)
 
 
 if __name__ == "__main__":
