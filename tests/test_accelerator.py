@@ -73,7 +73,7 @@ def load(directory, names, device):
 voice.models.weights.load_model = load
 voice.models.weights.resolve_device = lambda wanted: "{ACCELERATOR}"
 """
-    result = run_service(mode, "--input", str(EXAMPLES / "two_utterances.wav"), planted=planted)
+    result = run_service(mode, "--input", str(EXAMPLES / "two_utterances.wav"), planted=planted, VOICE_ASR__MODEL__ENGINE="torch")
     assert result.returncode == 0
     assert final_texts(result.events) == list(example("two_utterances")[1])
     assert result.stderr.count("accelerator_out_of_memory") == 1

@@ -204,7 +204,7 @@ def test_whatever_else_is_printed_to_stdout_lands_on_stderr(tmp_path: Path) -> N
         "importlib.import_module(__name__)  # the real one takes its place\n",
         encoding="utf-8",
     )
-    result = run_service("streaming", "--input", wav("temperature"), PYTHONPATH=str(tmp_path))
+    result = run_service("streaming", "--input", wav("temperature"), "--engine", "torch", PYTHONPATH=str(tmp_path))
     assert final_texts(result.events) == list(example("temperature")[1])
     for way in ("print", "write", "dunder", "descriptor", "C", "a child"):
         assert f"planted by {way}\n" in result.stderr

