@@ -1,6 +1,6 @@
 """How soon text comes: the real service at real-time pace, on both engines, with and without previews, and FunASR's loop beside it.
 
-    python bench/latency.py                            # 25 minutes: the audio is played 14 times; figures go to .cache/bench/results
+    python bench/latency.py                            # 30 minutes: the audio is played 16 times; figures go to .cache/bench/results
     python bench/latency.py --models embedded          # or full-size; --engine torch or onnx
     python bench/latency.py --only "onnx, no"          # runs whose name begins so
     python bench/latency.py --quick --results DIR      # the first 17 s of the audio: 7 minutes
@@ -273,25 +273,25 @@ def run_funasr(directory: Path, spoken: list[Spoken], samples: Samples) -> tuple
     return utterances, pace
 
 
-def latencies(heard: list[Heard], pace: RealTime) -> dict[str, list[float]]:
-    """Of partials and finals, ms."""
-    partials, finals = [], []
+def latencies(heard: list[Heard], pace: RealTime) -> dict[str, Any]:
+    """Of partials and finals, ms, and the share of finals with an emotion."""
+    partials, finals, emotions = [], [], 0
     for utterance in heard:
         if utterance.final is None:
             raise SystemExit("an utterance has no final")
         partials += [1000 * (at - pace.written(end_ms)) for at, end_ms in utterance.partials]
         finals.append(1000 * (utterance.texts[-1][0] - pace.written(utterance.final["end_ms"] + ENDPOINT_SILENCE_MS)))
-    return {"partials_ms": partials, "finals_ms": finals}
+        emotions += bool(utterance.final.get("emotion"))
+    return {"partials_ms": partials, "finals_ms": finals, "emotion": emotions / len(heard)}
 
 
 def correctness(spoken: list[Spoken], heard: list[Heard], pace: RealTime) -> dict[str, Any]:
-    """Token latencies in ms, and the shares of characters that were taken back and that are right, and of finals with an emotion."""
-    tokens, taken_back, characters, emotions = [], 0, 0, 0
+    """Token latencies in ms, and the shares of characters that were taken back and that are right."""
+    tokens, taken_back, characters = [], 0, 0
     for reference, utterance in zip(spoken, heard, strict=True):
         assert utterance.final is not None
         text = utterance.final["raw_text"]
         characters += len(text)
-        emotions += bool(utterance.final.get("emotion"))
         for block in difflib.SequenceMatcher(None, reference.text, text, autojunk=False).get_matching_blocks():
             for offset in range(block.size):
                 place = block.b + offset
@@ -300,7 +300,7 @@ def correctness(spoken: list[Spoken], heard: list[Heard], pace: RealTime) -> dic
         for (_, before), (_, after) in zip(utterance.texts, utterance.texts[1:], strict=False):
             taken_back += len(before) - len(common_prefix(before, after))
     right = len(tokens) / sum(len(reference.text) for reference in spoken)
-    return {"tokens_ms": tokens, "churn": taken_back / characters, "right": right, "emotion": emotions / len(spoken)}
+    return {"tokens_ms": tokens, "churn": taken_back / characters, "right": right}
 
 
 def print_line(name: str, figures: dict[str, Any]) -> None:

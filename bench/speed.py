@@ -104,6 +104,7 @@ def busy(*, quick: bool) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         for name, num_threads in BUSY:
             contender = stack.enter_context(Contender(name, RECOGNITION, WORKSPACE, num_threads))
+            contender.require()
             contender.recognize(0, UTTERANCE_SEC)
             figures[f"{name}, {num_threads} thread{'s' * (num_threads > 1)}"] = {"contender": contender, "idle": [], "busy": []}
         for _ in range(rounds):
@@ -123,6 +124,7 @@ def an_hour(*, quick: bool) -> dict[str, Any]:
     minutes = 4 if quick else 60
     runs = []
     with Contender("onnx", RECOGNITION, WORKSPACE, 1) as contender:
+        contender.require()
         contender.recognize(0, HOUR_UTTERANCE_SEC)
         for index in range(minutes * UTTERANCES_PER_MINUTE):
             run = contender.recognize(index * HOUR_UTTERANCE_SEC, HOUR_UTTERANCE_SEC)
@@ -167,6 +169,11 @@ class Contender:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+
+    def require(self) -> None:
+        """End the benchmark if it could not load: a peer may be missing, one of ours may not."""
+        if self.error is not None:
+            sys.exit(f"{self._log.stem}: {self.error}")
 
     def recognize(self, start_sec: int, length_sec: int) -> dict[str, Any]:
         """What ``contender.measure`` measured, and the time that other processes computed meanwhile; nothing after an error."""

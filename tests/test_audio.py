@@ -65,3 +65,17 @@ def test_a_block_is_split_at_the_moment_of_capture(at_sec: float, frames: int):
 def test_a_block_without_a_time_of_capture_is_split_at_its_start():
     before, behind = AudioBlock(np.ones((10, 1), np.float32), 16_000).split(5.0)
     assert (len(before.samples), len(behind.samples)) == (0, 10)
+
+
+def test_blocks_that_follow_each_other_become_one_and_can_be_split_again():
+    samples = np.arange(10, dtype=np.float32)[:, np.newaxis]
+    before, behind = AudioBlock(samples, 16_000, losses_before=3, captured_at=10.0).split(10.0 + 4 / 16_000)
+    assert before.is_followed_by(behind)
+    joined = before.joined(behind)
+    np.testing.assert_array_equal(joined.samples, samples)
+    assert (joined.rate_hz, joined.losses_before, joined.captured_at) == (16_000, 3, 10.0)
+
+
+@pytest.mark.parametrize("later", [AudioBlock(np.ones((1, 1), np.float32), 8_000), AudioBlock(np.ones((1, 1), np.float32), 16_000, 1)])
+def test_a_block_of_another_rate_or_behind_a_loss_follows_none(later: AudioBlock):
+    assert not AudioBlock(np.ones((1, 1), np.float32), 16_000).is_followed_by(later)

@@ -436,7 +436,7 @@ def test_what_was_lost_before_a_block_without_room_is_reported_too(scene: Scene)
 
 
 @pytest.mark.parametrize("block_sec", [0.03, 0.096, 0.2])
-def test_a_reader_in_no_hurry_sleeps_until_enough_audio_waits_and_then_reads_all_of_it(scene: Scene, block_sec: float):
+def test_a_reader_in_no_hurry_sleeps_until_enough_audio_waits_and_then_reads_it_as_one_block(scene: Scene, block_sec: float):
     microphone = scene.open()
     while microphone.read(0) is not None:
         pass
@@ -450,9 +450,29 @@ def test_a_reader_in_no_hurry_sleeps_until_enough_audio_waits_and_then_reads_all
         assert reader.is_alive()
     scene.stream.deliver(block_sec)
     reader.join(10)
-    assert len(read) == 1
-    read += [microphone.read(30, 0.15) for _ in range(num_blocks - 1)]  # at once: they are there
-    assert [block and block.duration_sec for block in read] == [pytest.approx(block_sec)] * num_blocks
+    assert [block and block.duration_sec for block in read] == [pytest.approx(num_blocks * block_sec)]
+    assert microphone.waiting_sec == pytest.approx(0)
+
+
+def test_what_waits_is_joined_no_further_than_the_reader_asked_for_and_not_over_a_loss(scene: Scene):
+    microphone = scene.open()
+    while microphone.read(0) is not None:
+        pass
+    for index in range(6):
+        scene.stream.deliver(0.1, value=float(index), overflow=index == 3)
+    blocks = [microphone.read(0.01, 0.15) for _ in range(5)]
+    assert [block and list(np.unique(block.samples)) for block in blocks] == [[0, 1], [2], [3, 4], [5], None]
+    assert [block.losses_before for block in blocks if block] == [0, 0, 1, 1]
+    assert blocks[2].captured_at < blocks[3].captured_at
+
+
+def test_a_reader_in_a_hurry_is_given_block_by_block(scene: Scene):
+    microphone = scene.open()
+    while microphone.read(0) is not None:
+        pass
+    for _ in range(3):
+        scene.stream.deliver(0.1)
+    assert [block and block.duration_sec for block in (microphone.read(0), microphone.read(1), microphone.read(1))] == [0.1] * 3
 
 
 def test_a_block_is_read_within_the_timeout_though_no_other_follows(scene: Scene):

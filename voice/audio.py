@@ -56,6 +56,14 @@ class AudioBlock:
         """Length of the samples in seconds."""
         return len(self.samples) / self.rate_hz
 
+    def is_followed_by(self, later: AudioBlock) -> bool:
+        """Whether a block that was captured next continues this one: nothing was lost between them."""
+        return (self.rate_hz, self.losses_before) == (later.rate_hz, later.losses_before)
+
+    def joined(self, later: AudioBlock) -> AudioBlock:
+        """This block and the one that follows it as one; captured at this one's time."""
+        return replace(self, samples=np.concatenate((self.samples, later.samples)))
+
     def split(self, at_sec: float) -> tuple[AudioBlock, AudioBlock]:
         """The part captured before ``at_sec`` on the capture clock, and the rest; either may be empty."""
         if self.captured_at is None:

@@ -104,7 +104,8 @@ class BlockQueue:
 
         Args:
             timeout_sec: how long to wait where there is none.
-            gather_sec: wait until blocks of this length are there, rather than for one; a timeout ends that, too.
+            gather_sec: wait until blocks of this length are there, rather than for one, and give them as one block. A timeout ends the
+                wait with what there is.
         """
         with self._filled:
             if not self._blocks and timeout_sec:
@@ -113,8 +114,15 @@ class BlockQueue:
             if not self._blocks:
                 return None
             capture, block = self._blocks.popleft()
+            while block.duration_sec < gather_sec and self._blocks and self._continues(capture, block):
+                block = block.joined(self._blocks.popleft()[1])
             self.waiting_sec -= block.duration_sec
         return capture, block
+
+    def _continues(self, capture: Capture, block: AudioBlock) -> bool:
+        """Whether the next block in the queue is the continuation of this one."""
+        next_capture, next_block = self._blocks[0]
+        return next_capture is capture and block.is_followed_by(next_block)
 
 
 class Capture:

@@ -52,7 +52,8 @@ class AudioSource(Protocol):
 
         Args:
             timeout_sec: how long a device is waited for.
-            gather_sec: the reader is in no hurry: a device from which nothing waits may let it sleep until so much audio does.
+            gather_sec: the reader is in no hurry: a device from which nothing waits may let it sleep until so much audio does, and give
+                it as one block.
 
         Raises:
             InputError: the input broke. What was read before stays valid. Never raised after ``close``.
