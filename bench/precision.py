@@ -60,6 +60,7 @@ from voice.build import build_recognizer  # noqa: E402
 from voice.config import Mode, load_settings  # noqa: E402
 from voice.conversion.graph import Precision  # noqa: E402
 from voice.conversion.paraformer import convert_paraformer, paraformer_settings  # noqa: E402
+from voice.conversion.selftest import byte_precision  # noqa: E402
 from voice.models.converted import OnnxModel  # noqa: E402
 from voice.models.directory import describe_model, read_tokens  # noqa: E402
 from voice.models.funasr_model import FunasrModel  # noqa: E402
@@ -100,7 +101,7 @@ def main() -> None:
     )
     parser.add_argument("--utterances", type=int, default=60, help="of each kind of text in a set (default: 60, those of the model card)")
     parser.add_argument("--limit", type=int, help="so many utterances of each set at most, the first ones")
-    for name, default in (("a", "float32"), ("b", "int8")):
+    for name, default in (("a", "float32"), ("b", byte_precision())):
         help_text = f"of the weights of {name} (default: {default})"
         parser.add_argument(f"--precision-{name}", choices=get_args(Precision), default=default, help=help_text)
         parser.add_argument(

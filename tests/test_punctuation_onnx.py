@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voice.conversion.punctuation import Unconvertible, convert_punctuation, punctuation_settings
+from voice.conversion.selftest import byte_precision
 from voice.finalization.punctuation import _WORD, CtTransformer, OnnxPunctuation, marks_of_text
 from voice.models.funasr_model import FunasrModel
 from voice.models.loader import load_model
@@ -53,8 +54,8 @@ def float32(model: FunasrModel, tmp_path_factory: pytest.TempPathFactory) -> Onn
 
 
 @pytest.fixture(scope="module")
-def int8(model: FunasrModel, tmp_path_factory: pytest.TempPathFactory) -> OnnxPunctuation:
-    return converted(model, tmp_path_factory.mktemp("int8"), "int8")
+def one_byte(model: FunasrModel, tmp_path_factory: pytest.TempPathFactory) -> OnnxPunctuation:
+    return converted(model, tmp_path_factory.mktemp("bytes"), byte_precision())
 
 
 def converted(model: FunasrModel, directory: Path, precision: Any) -> OnnxPunctuation:
@@ -107,11 +108,11 @@ def test_the_text_with_its_marks_is_the_same(
         assert float32.punctuate(text, ended=ended) == reference.punctuate(text, ended=ended)
 
 
-def test_the_int8_graph_gives_almost_the_same_marks(asked: dict[str, list[str]], int8: OnnxPunctuation) -> None:
+def test_weights_of_one_byte_give_almost_the_same_marks(asked: dict[str, list[str]], one_byte: OnnxPunctuation) -> None:
     """0.2 % of the marks differ here, up to 1.0 % in other sets of mixed texts as large as these."""
     differing = total = 0
     for text, marks in asked.items():
-        ours = int8._punctuation_after(_WORD.findall(text))
+        ours = one_byte._punctuation_after(_WORD.findall(text))
         differing += sum(mark != expected for mark, expected in zip(ours, marks, strict=True))
         total += len(marks)
     assert total > 6_000
@@ -239,7 +240,7 @@ def test_settings_that_do_not_fit_the_model_are_refused(model: FunasrModel, attr
 
 
 def test_neither_torch_nor_funasr_is_imported(model: FunasrModel, tmp_path: Path) -> None:
-    convert_punctuation(model.module, tmp_path, "int8")
+    convert_punctuation(model.module, tmp_path, byte_precision())
     (tmp_path / "tokens.json").write_text(json.dumps(model.tokens))
     script = """
 import json, sys

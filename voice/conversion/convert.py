@@ -18,7 +18,7 @@ from voice.conversion.emotion import convert_emotion
 from voice.conversion.graph import Precision
 from voice.conversion.paraformer import convert_paraformer, paraformer_settings
 from voice.conversion.punctuation import convert_punctuation, punctuation_settings
-from voice.conversion.selftest import signed_products_are_right, write_self_test
+from voice.conversion.selftest import byte_precision, write_self_test
 from voice.models.converted import write_description
 from voice.models.directory import Description
 from voice.models.funasr_model import FunasrModel
@@ -72,9 +72,7 @@ def write_graphs(model: FunasrModel, description: Description, target: Path, pre
 
 def _precision(model: FunasrModel) -> Precision:
     """A small model's weights stay in a processor's cache as they are: one byte for each would spare little and cost accuracy."""
-    if not model.is_large:
-        return "float32"
-    return "int8" if signed_products_are_right() else "uint8"
+    return byte_precision() if model.is_large else "float32"
 
 
 @dataclass(frozen=True, slots=True)

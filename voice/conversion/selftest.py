@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from voice.conversion.graph import Graph
+from voice.conversion.graph import Graph, Precision
 from voice.models.converted import SELF_TEST, products_are_right
 
 _ROWS = (1, 4, 15)
@@ -37,3 +37,8 @@ def signed_products_are_right() -> bool:
     with tempfile.TemporaryDirectory() as directory:
         write_self_test(Path(directory))
         return products_are_right(Path(directory))
+
+
+def byte_precision() -> Precision:
+    """The kind of one-byte weights that this processor multiplies without loss, the faster one where it can do both."""
+    return "int8" if signed_products_are_right() else "uint8"
