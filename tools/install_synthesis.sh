@@ -1,7 +1,13 @@
 #!/bin/sh
-# espeak-ng and npm, which the synthesis of training speech needs: there already, or installed with apt-get where we may.
-command -v espeak-ng >/dev/null && command -v npm >/dev/null && exit 0
+# espeak-ng and npm, which the synthesis of training speech needs: there already, or installed with apt-get where we may. npm may be
+# there without being Debian's, which would not stand beside it.
+missing=
+for tool in espeak-ng npm; do
+	command -v "$tool" >/dev/null || missing="$missing $tool"
+done
+test -z "$missing" && exit 0
 . "$(dirname "$0")/apt.sh"
-apt_install espeak-ng npm && exit 0
-echo "espeak-ng or npm is missing: apt-get install espeak-ng npm"
+# shellcheck disable=SC2086 -- words are meant
+apt_install $missing && exit 0
+echo "missing:$missing; run: apt-get install$missing"
 exit 1

@@ -20,6 +20,9 @@ from onnx import TensorProto, helper
 Precision = Literal["float32", "int8", "uint8"]
 """Of weights. The two of one byte round alike; which of them a processor multiplies without overflow is tested (``selftest``)."""
 
+Rows = Literal["any", "normalized", "positive"]
+"""What the input of a linear layer is known to be: of any size; made alike by a normalization; above 0."""
+
 _OPSET = 17
 _IR_VERSION = 9
 _ALIGNMENT = 4096
@@ -120,34 +123,48 @@ class Graph:
         return self._constants[values]
 
     def linear(
-        self, rows: str, weight: NDArray[np.float32], bias: NDArray[np.float32] | None, *, precision: Precision | None = None
+        self,
+        rows: str,
+        weight: NDArray[np.float32],
+        bias: NDArray[np.float32] | None,
+        *,
+        precision: Precision | None = None,
+        kind: Rows = "any",
     ) -> str:
         """``rows @ weight.T + bias``, as ``torch.nn.Linear`` computes it.
 
-        int8, uint8: each output channel's weights are rounded to multiples of a 127th of their largest. Each row is rounded, when the
-        graph runs, to multiples of a 127th of its own largest value: one scale for all rows, which is what the operator has, leaves too
-        little to the rows that are small beside an outlier.
+        int8, uint8: each output channel's weights are rounded to multiples of a 127th of their largest. The rows are rounded to 256
+        steps when the graph runs; the operator has one scale for all of them, which leaves too little to the rows that are small
+        beside an outlier. So each row is divided by its own largest value before, unless a normalization has made the rows alike.
 
         Args:
             rows: (1, num_rows, in_features).
             weight: (out_features, in_features).
             bias: (out_features,).
             precision: of this one; the graph's where it is None.
+            kind: of the rows.
         """
         precision = precision or self._precision
-        if precision != "float32":
-            scale = np.maximum(np.abs(weight).max(axis=1) / _INT8_STEPS, np.finfo(np.float32).tiny)
-            steps = np.rint(weight / scale[:, None]).T
-            zero = 0 if precision == "int8" else _UINT8_ZERO
-            inputs = [rows, self.weight((steps + zero).astype(precision)), self.weight(scale.astype(np.float32))]
-            inputs += [self.weight(np.full(len(weight), zero, np.uint8))] if zero else []
-            largest = self.node("ReduceMax", self.node("Abs", rows), axes=[2], keepdims=1)
-            largest = self.node("Max", largest, self.weight(np.array(np.finfo(np.float32).tiny, np.float32)))
-            inputs[0] = self.node("Div", rows, largest)
-            product = self.node("Mul", self.microsoft("DynamicQuantizeMatMul", *inputs), largest)
+        if precision == "float32":
+            product = self.node("MatMul", rows, self.weight(weight.T))
             return product if bias is None else self.node("Add", product, self.weight(bias))
-        product = self.node("MatMul", rows, self.weight(weight.T))
+        scale = np.maximum(np.abs(weight).max(axis=1) / _INT8_STEPS, np.finfo(np.float32).tiny)
+        zero = 0 if precision == "int8" else _UINT8_ZERO
+        steps = (np.rint(weight / scale[:, None]).T + zero).astype(precision)
+        weights = [self.weight(steps), self.weight(scale.astype(np.float32))]
+        weights.append(self.weight(np.full(len(weight), zero, np.uint8)) if zero else "")
+        if kind == "normalized":
+            return self.microsoft("DynamicQuantizeMatMul", rows, *weights, "" if bias is None else self.weight(bias))
+        largest = self.node("ReduceMax", rows if kind == "positive" else self.node("Abs", rows), axes=[2], keepdims=1)
+        if kind == "any":
+            largest = self.node("Max", largest, self.smallest())
+        product = self.microsoft("DynamicQuantizeMatMul", self.node("Div", rows, largest), *weights)
+        product = self.node("Mul", product, largest)
         return product if bias is None else self.node("Add", product, self.weight(bias))
+
+    def smallest(self) -> str:
+        """The smallest normal number above 0; nothing is divided by less."""
+        return self.weight(np.array(np.finfo(np.float32).tiny, np.float32))
 
     def close(self) -> None:
         """Write the graph.

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voice.conversion.graph import Graph, Precision
+from voice.conversion.graph import Graph, Precision, Rows
 
 
 class Unconvertible(RuntimeError):
@@ -34,9 +34,14 @@ def array(tensor: Any) -> NDArray[np.float32]:
     return values
 
 
-def linear(graph: Graph, rows: str, layer: Any, *, precision: Precision | None = None) -> str:
+def linear(graph: Graph, rows: str, layer: Any, *, precision: Precision | None = None, kind: Rows = "any") -> str:
     """``torch.nn.Linear``."""
-    return graph.linear(rows, array(layer.weight), None if layer.bias is None else array(layer.bias), precision=precision)
+    return graph.linear(rows, array(layer.weight), bias_of(layer), precision=precision, kind=kind)
+
+
+def bias_of(layer: Any) -> NDArray[np.float32] | None:
+    """Of ``torch.nn.Linear``, as float32; None where it has none."""
+    return None if layer.bias is None else array(layer.bias)
 
 
 def layer_norm(graph: Graph, rows: str, layer: Any) -> str:
@@ -46,15 +51,30 @@ def layer_norm(graph: Graph, rows: str, layer: Any) -> str:
 
 
 def feed_forward(graph: Graph, rows: str, layer: Any) -> str:
-    """Two linear layers with a rectifier between them, and a normalization where the module has one there."""
+    """Two linear layers; between them a rectifier, and a normalization where the module has one there.
+
+    Args:
+        graph: receives the nodes.
+        rows: normalized.
+        layer: FunASR's ``PositionwiseFeedForward`` or ``PositionwiseFeedForwardDecoderSANM``.
+    """
     require(type(layer.activation).__name__ == "ReLU", f"the activation {type(layer.activation).__name__}")
-    inner = graph.node("Relu", linear(graph, rows, layer.w_1))
+    inner = linear(graph, rows, layer.w_1, kind="normalized")
     if getattr(layer, "norm", None) is not None:
-        inner = layer_norm(graph, inner, layer.norm)
-    return linear(graph, inner, layer.w_2)
+        return linear(graph, layer_norm(graph, graph.node("Relu", inner), layer.norm), layer.w_2, kind="normalized")
+    # What the rectifier cuts off becomes a number above 0 that changes no sum.
+    return linear(graph, graph.node("Max", inner, graph.smallest()), layer.w_2, kind="positive")
 
 
-def depthwise(graph: Graph, rows: str, convolution: Any, padding: tuple[int, int], *, add_input: bool = True) -> str:
+def depthwise(
+    graph: Graph,
+    rows: str,
+    convolution: Any,
+    padding: tuple[int, int],
+    *,
+    bias: NDArray[np.float32] | None = None,
+    add_input: bool = True,
+) -> str:
     """A convolution over time of each channel by itself (FSMN, Zhang et al. 2015), of rows (1, t, channels).
 
     Args:
@@ -62,6 +82,7 @@ def depthwise(graph: Graph, rows: str, convolution: Any, padding: tuple[int, int
         rows: the input.
         convolution: ``torch.nn.Conv1d``, as many groups as channels.
         padding: zero rows before and after.
+        bias: (channels,), added to the result.
         add_input: add the input to the result; the kernel's middle takes it up.
     """
     kernel = array(convolution.weight).copy()  # (channels, 1, width)
@@ -72,7 +93,8 @@ def depthwise(graph: Graph, rows: str, convolution: Any, padding: tuple[int, int
     shape = [graph.integers(1, 1, -1, kernel.shape[0]), graph.integers(1, -1, kernel.shape[0])]
     channels_first = graph.node("Transpose", graph.node("Reshape", rows, shape[0]), perm=[0, 3, 1, 2])
     before, after = padding
-    convolved = graph.node("Conv", channels_first, graph.weight(kernel[:, :, None]), group=kernel.shape[0], pads=[0, before, 0, after])
+    weights = [graph.weight(kernel[:, :, None])] + ([] if bias is None else [graph.weight(bias)])
+    convolved = graph.node("Conv", channels_first, *weights, group=kernel.shape[0], pads=[0, before, 0, after])
     return graph.node("Reshape", graph.node("Transpose", convolved, perm=[0, 2, 3, 1]), shape[1])
 
 
@@ -93,14 +115,15 @@ def sanm_layer(
     """
     attention = layer.self_attn
     width = attention.h * attention.d_k
-    projected = linear(graph, layer_norm(graph, rows, layer.norm1), attention.linear_q_k_v, precision=precision)
+    projected = linear(graph, layer_norm(graph, rows, layer.norm1), attention.linear_q_k_v, precision=precision, kind="normalized")
     query, key, value = graph.nodes("Split", projected, graph.integers(width, width, width), num_outputs=3, axis=2)
     present = [key, value]
     if past:
         present = [graph.node("Concat", before, new, axis=1) for before, new in zip(past, present, strict=True)]
     attended = graph.microsoft("MultiHeadAttention", query, *present, num_heads=attention.h)
-    memory = depthwise(graph, value, attention.fsmn_block, attention.pad_fn.padding)
-    attended = graph.node("Add", linear(graph, attended, attention.linear_out), memory)
+    # The convolution adds the bias of the attention's last layer on its way.
+    memory = depthwise(graph, value, attention.fsmn_block, attention.pad_fn.padding, bias=bias_of(attention.linear_out))
+    attended = graph.node("Add", graph.linear(attended, array(attention.linear_out.weight), None), memory)
     if layer.in_size == layer.size:
         attended = graph.node("Add", rows, attended)
     forwarded = feed_forward(graph, layer_norm(graph, attended, layer.norm2), layer.feed_forward)

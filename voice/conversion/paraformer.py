@@ -120,9 +120,10 @@ def _decoder_layer(graph: Graph, layer: Any, index: int, rows: str, hidden: str)
     attention = layer.src_attn
     if attention is None:
         return rows
-    query = linear(graph, layer_norm(graph, rows, layer.norm3), attention.linear_q)
+    query = linear(graph, layer_norm(graph, rows, layer.norm3), attention.linear_q, kind="normalized")
     inner = attention.h * attention.d_k
-    new = graph.nodes("Split", linear(graph, hidden, attention.linear_k_v), graph.integers(inner, inner), num_outputs=2, axis=2)
+    projected = linear(graph, hidden, attention.linear_k_v, kind="normalized")
+    new = graph.nodes("Split", projected, graph.integers(inner, inner), num_outputs=2, axis=2)
     present = []
     for name, value in zip(("keys", "values"), new, strict=True):
         past = graph.input(f"{name}_{index}", (1, "past", inner))

@@ -44,8 +44,8 @@ def convert_punctuation(module: Any, directory: Path, precision: Precision) -> N
     layers = [*encoder.encoders0, *encoder.encoders]
     graph = Graph(directory, "punctuation", precision)
     words = graph.input("words", (1, "n"), np.int64)
-    rows = _embeddings(graph, words, array(module.embed.weight), encoder.output_size() ** 0.5, precision)
-    rows = graph.node("Add", rows, _positions(graph, words, module.embed.embedding_dim))
+    embeddings = _embeddings(graph, words, array(module.embed.weight), encoder.output_size() ** 0.5, precision)
+    rows = graph.node("Add", embeddings, _positions(graph, words, module.embed.embedding_dim))
     for layer in layers:
         rows, _ = sanm_layer(graph, layer, rows)
     logits = linear(graph, layer_norm(graph, rows, encoder.after_norm), module.decoder, precision="float32")

@@ -33,7 +33,7 @@ from voice.models.onnx_session import open_session
 from voice.models.store import REPOSITORY
 from voice.text_file import FileInvalid, expand, read_text
 
-CONVERTER_VERSION = 2
+CONVERTER_VERSION = 3
 """Raised with every change of the graphs: those that an older converter made are made anew."""
 GRAPHS = {
     "ParaformerStreaming": ("encoder", "decoder"),
