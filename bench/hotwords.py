@@ -39,8 +39,8 @@ from voice.build import build_recognizer  # noqa: E402
 from voice.config import Mode, load_settings  # noqa: E402
 from voice.finalization.hotword_repair import HotwordRepair  # noqa: E402
 from voice.models.loader import load_model  # noqa: E402
-from voice.models.store import EMBEDDED  # noqa: E402
 from voice.models.torch_setup import limit_spinning, set_num_threads  # noqa: E402
+from voice.places import EMBEDDED  # noqa: E402
 from voice.recognition.hotwords import HotwordGraphs  # noqa: E402
 from voice.recognition.recognizer import Recognizer  # noqa: E402
 from voice.recognition.torch_engine import TorchEngine  # noqa: E402

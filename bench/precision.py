@@ -66,7 +66,7 @@ from voice.models.directory import describe_model, read_tokens  # noqa: E402
 from voice.models.funasr_model import FunasrModel  # noqa: E402
 from voice.models.loader import load_model  # noqa: E402
 from voice.models.onnx_session import open_session  # noqa: E402
-from voice.models.store import EMBEDDED  # noqa: E402
+from voice.places import EMBEDDED  # noqa: E402
 from voice.recognition.hotwords import HotwordGraphs  # noqa: E402
 from voice.recognition.onnx_engine import OnnxEngine  # noqa: E402
 from voice.recognition.recognizer import Recognizer  # noqa: E402

@@ -18,12 +18,24 @@ from harness import EXAMPLES, RunningService, command, environment, example, fin
 
 from voice.errors import ControlInvalid
 from voice.process.clock import clock_sec
-from voice.process.control import MAX_WAITING, ControlChannel, TimedCommand, parse_command
+from voice.process.control import MAX_WAITING, ControlChannel, ParsedCommand, TimedCommand, parse_command
 
 
-@pytest.mark.parametrize("name", ["mute", "unmute", "endpoint", "stop"])
+@pytest.mark.parametrize("name", ["mute", "unmute", "endpoint", "status", "stop"])
 def test_a_command_is_a_json_object(name: str) -> None:
-    assert parse_command(b'{"command": "%s"}' % name.encode()) == name
+    assert parse_command(b'{"command": "%s"}' % name.encode()) == ParsedCommand(name)
+
+
+@pytest.mark.parametrize("named", ["a", "", 7, -1, "好" * 100])
+def test_a_command_may_have_an_id(named: str | int) -> None:
+    assert parse_command(json.dumps({"command": "status", "id": named}).encode()) == ParsedCommand("status", named)
+
+
+@pytest.mark.parametrize("named", [1.5, True, [], {}, "x" * 101, 10**101])
+def test_an_id_is_a_short_string_or_number(named: object) -> None:
+    answer = parse_command(json.dumps({"command": "status", "id": named}).encode())
+    assert isinstance(answer, ControlInvalid)
+    assert "id" in str(answer)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +98,13 @@ def test_lines_arrive_whole_in_whatever_pieces_and_the_last_one_needs_no_end(blo
         time.sleep(0.02)
     os.close(channel.write_end)
     assert channel.take(3) == ["mute", "unmute", "endpoint"]
+
+
+def test_a_repeated_mute_is_left_out_unless_it_wants_an_answer() -> None:
+    channel = Channel()
+    channel.write(b'{"command": "mute"}\n{"command": "mute"}\n{"command": "mute", "id": 1}\n{"command": "status"}\n{"command": "status"}\n')
+    os.close(channel.write_end)
+    assert channel.take(4) == ["mute", "mute", "status", "status"]
 
 
 def test_a_command_carries_the_time_at_which_it_arrived() -> None:

@@ -32,8 +32,8 @@ from voice.losses import LossLedger
 from voice.models import store
 from voice.models.funasr_model import FunasrModel
 from voice.models.loader import load_model
-from voice.models.store import EMBEDDED
 from voice.models.weights import Models, load_models, locate_models
+from voice.places import EMBEDDED
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # as in the service, where a warning is no exception
 

@@ -15,7 +15,7 @@ import torch
 from harness import EXAMPLES, REPOSITORY, example, final_texts, of_type, run_service
 
 from voice.models.loader import load_model
-from voice.models.store import EMBEDDED
+from voice.places import EMBEDDED
 from voice.recognition.cif import initial_state, integrate
 from voice.recognition.engine import ChunkPreset
 from voice.recognition.torch_engine import TorchEngine

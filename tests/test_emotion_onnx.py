@@ -24,7 +24,7 @@ from voice.errors import ModelLoadFailed
 from voice.finalization.emotion import Emotion2vec, EmotionLabeller, EmotionSettings, OnnxEmotion
 from voice.models.loader import load_model
 from voice.models.onnx_session import open_session, session_errors
-from voice.models.store import EMBEDDED
+from voice.places import EMBEDDED
 
 EMOTION = EMBEDDED / "emotion"
 HOP, REACH = 320, 408

@@ -13,10 +13,12 @@ from pydantic import ValidationError
 
 from voice.audio import SAMPLE_RATE_HZ, ms_to_samples
 from voice.finalization.emotion import EMOTION_NAMES
+from voice.level import Level
 from voice.output.events import (
     SCHEMA_PATH,
     SCHEMA_VERSION,
     AnyEvent,
+    AudioLevel,
     ErrorEvent,
     FinalEvent,
     PartialEvent,
@@ -25,12 +27,10 @@ from voice.output.events import (
     StatusEvent,
     TokenTime,
     Totals,
-    emotion_event,
-    final_event,
-    partial_event,
     schema,
     schema_text,
 )
+from voice.output.wire import emotion_event, final_event, level_event, partial_event
 from voice.transcript import Emotion, Hypothesis, Token, Transcript
 
 TRACE_ID = "0123456789abcdef"
@@ -52,10 +52,11 @@ EMOTION = Emotion(
 
 
 def transcript(emotion: Emotion | None = None, **changes: Any) -> Transcript:
-    fields = {"raw_text": "打开wifi", "text": "打开wifi。", "lost_samples": ms_to_samples(30), "emotion": emotion}
+    fields = {"raw_text": "打开wifi", "text": "打开wifi。", "lost_samples": ms_to_samples(30), "emotion": emotion, "level": LEVEL}
     return Transcript(TRACE_ID, TOKENS, ms_to_samples(1_000), ms_to_samples(1_720), "silence", **{**fields, **changes})
 
 
+LEVEL = Level(-27.5, -6.2, 0.001_234)
 PARTIAL = partial_event(TRACE_ID, SOURCE, Hypothesis(TOKENS[:1], TOKENS[1:2]), ms_to_samples(1_000), ms_to_samples(1_600))
 FINAL = final_event(SOURCE, transcript())
 
@@ -69,6 +70,9 @@ EXAMPLES: dict[str, AnyEvent] = {
     "status": StatusEvent(trace_id=TRACE_ID, state="ready", version="1.0", schema_version="1", model="paraformer-zh-streaming"),
     "status with totals": StatusEvent(trace_id=TRACE_ID, state="stopped", totals=Totals(utterances=3, audio_ms=5_000)),
     "status with device": StatusEvent(trace_id=TRACE_ID, state="listening", device="USB Microphone", rate_hz=48_000, channels=2),
+    "status as an answer": StatusEvent(trace_id=TRACE_ID, state="listening", id="7"),
+    "level": level_event(5_000, LEVEL),
+    "level while muted": level_event(5_000, None),
     "speech started": SpeechStartedEvent(trace_id=TRACE_ID, start_ms=1_000),
     "speech ended": SpeechEndedEvent(trace_id=TRACE_ID, end_ms=1_720, endpoint="silence"),
 }
@@ -171,9 +175,10 @@ def test_every_status_has_the_keys_of_all_states_null_where_they_do_not_apply() 
         "device",
         "rate_hz",
         "channels",
+        "id",
     ]
     assert list(line(StatusEvent(trace_id=TRACE_ID, state="muted"))) == keys
-    assert [line(StatusEvent(trace_id=TRACE_ID, state="muted"))[key] for key in keys[6:]] == [None] * 7
+    assert [line(StatusEvent(trace_id=TRACE_ID, state="muted"))[key] for key in keys[6:]] == [None] * 8
     listening = line(EXAMPLES["status with device"])
     assert (listening["device"], listening["rate_hz"], listening["channels"]) == ("USB Microphone", 48_000, 2)
 
@@ -199,7 +204,7 @@ TEXT_KEYS = ["type", "ts", "trace_id", "source", "text", "confidence"]
     ("name", "inherited", "added"),
     [
         ("partial", TEXT_KEYS, ["seq", "start_ms", "end_ms", "stable_chars", "raw_text"]),
-        ("final", TEXT_KEYS, ["seq", "start_ms", "end_ms", "endpoint", "raw_text", "tokens", "emotion", "lost_ms"]),
+        ("final", TEXT_KEYS, ["seq", "start_ms", "end_ms", "endpoint", "raw_text", "tokens", "emotion", "lost_ms", "level"]),
         ("emotion", ["type", "ts", "trace_id", "source"], ["seq", "label", "confidence", "scores", "start_ms", "end_ms"]),
         ("error", ["type", "ts", "trace_id", "source", "error_code", "message"], ["seq", "recoverable"]),
     ],
@@ -218,6 +223,7 @@ def test_a_line_begins_with_the_inherited_keys_in_their_order(name: str, inherit
         ("emotion", "voice.asr_text.emotion"),
         ("error", "core.error_event"),
         ("status", "core.status_event"),
+        ("level", "core.level_event"),
         ("speech started", "voice.speech.started"),
         ("speech ended", "voice.speech.ended"),
     ],
@@ -251,6 +257,7 @@ def test_a_final_says_what_was_heard_and_when():
         ],
         emotion=None,
         lost_ms=30,
+        level=AudioLevel(rms_dbfs=-27.5, peak_dbfs=-6.2, clipped_ratio=0.0012),
     )
     assert expected == FINAL
 

@@ -19,6 +19,7 @@ from voice.audio import SAMPLE_RATE_HZ, AudioBlock
 from voice.capture.source import AudioFormat
 from voice.errors import AudioDeviceLost, AudioDeviceUnavailable, ControlInvalid, InputUnreadable
 from voice.finalization.finalizer import Finalizer
+from voice.level import LevelMonitor
 from voice.listening import Listening
 from voice.losses import LossLedger
 from voice.output.event_queue import EventQueue
@@ -111,6 +112,7 @@ class Run:
             max_failures=5,
             control=Commands(*commands) if commands else None,
             recorder=None,
+            monitor=LevelMonitor(1.0),
         )
         try:
             self.code = loop.run()
@@ -296,7 +298,7 @@ def test_after_an_unmute_nothing_is_heard_that_was_captured_before_it() -> None:
     (final,) = run.of("final")
     assert final["endpoint"] == "silence"
     assert run.decoded[0][0] == round(3.01 * SAMPLE_RATE_HZ)
-    assert run.states == ["listening", "muted", "listening"]
+    assert run.states == ["listening", "muted", "unmuted", "listening"]
     assert run.statuses[-1][1]["device"] == "scripted"
 
 
@@ -310,8 +312,51 @@ def test_an_endpoint_ends_the_utterance_at_its_moment_and_the_rest_is_the_next_o
 def test_commands_in_one_block_are_followed_in_their_order() -> None:
     commands = [TimedCommand(name, AT + 2.0 + at) for name, at in (("endpoint", 0.01), ("mute", 0.03), ("unmute", 0.05), ("mute", 0.07))]
     run = Run(live(np.concatenate((silence(1), speech(4), silence(1.5)))), None, *commands)
-    assert run.states == ["listening", "muted", "listening", "muted"]
+    assert run.states == ["listening", "muted", "unmuted", "listening", "muted"]
     assert run.pipeline.totals.audio_ms == 6_500
+
+
+def test_a_command_with_an_id_gets_one_answer_that_carries_it() -> None:
+    commands = [TimedCommand(name, AT + 1 + at, f"{name} {at}") for at, name in enumerate(("mute", "mute", "unmute", "endpoint", "status"))]
+    run = Run(live(silence(7)), None, *commands)
+    answers = {fields["id"]: state for state, fields in run.statuses if "id" in fields}
+    assert answers == {"mute 0": "muted", "mute 1": "muted", "unmute 2": "unmuted", "endpoint 3": "listening", "status 4": "listening"}
+    assert run.states == ["listening", "muted", "muted", "unmuted", "listening", "listening", "listening"]
+
+
+def test_a_status_says_what_was_counted_and_of_which_device_asked_by_name_or_not() -> None:
+    run = Run(live(np.concatenate((silence(1), speech(2), silence(2)))), None, TimedCommand("status", AT + 4.5))
+    ((state, fields),) = [(state, fields) for state, fields in run.statuses if "id" in fields]
+    assert (state, fields["id"], fields["device"]) == ("listening", None, "scripted")
+    assert (fields["totals"].utterances, fields["totals"].audio_ms) == (1, 4_500)
+
+
+def test_a_status_while_there_is_no_microphone_says_so() -> None:
+    gone = Run(Script(AudioDeviceLost("gone"), None, recovers=True), None, TimedCommand("status", clock_sec()))
+    assert gone.states == ["audio_lost", "audio_lost"]
+    assert Run(Script(None, None), None, TimedCommand("status", clock_sec() - 2)).states == ["waiting"]
+
+
+def test_the_level_of_a_live_device_comes_each_second_and_none_is_told_while_muted() -> None:
+    run = Run(live(np.concatenate((silence(1.2), speech(4)))), None, TimedCommand("mute", AT + 2.5))
+    levels = run.of("level_event")
+    assert [(round(each["end_ms"], -3), each["muted"]) for each in levels[:4]] == [
+        (1_000, False),
+        (2_000, False),
+        (3_000, True),
+        (4_000, True),
+    ]
+    assert levels[0]["level"]["rms_dbfs"] == levels[0]["level"]["peak_dbfs"] == -120
+    assert -40 < levels[1]["level"]["rms_dbfs"] < levels[1]["level"]["peak_dbfs"] <= 0
+    assert levels[2]["level"] is levels[3]["level"] is None
+    assert Run(Script(talk(2))).of("level_event") == [], "a file has no microphone"
+
+
+def test_a_microphone_that_gives_zeros_is_reported_once_until_it_gives_something() -> None:
+    run = Run(live(np.concatenate((silence(11), speech(1), silence(6)))))
+    silent = [event for event in run.of("error_event") if event["error_code"] == "audio_silent"]
+    assert len(silent) == 2
+    assert all(event["recoverable"] and "pactl" in event["message"] for event in silent)
 
 
 def test_a_second_mute_changes_nothing() -> None:

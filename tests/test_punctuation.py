@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from voice.finalization.punctuation import PUNCTUATION, CtTransformer
 from voice.models.funasr_model import FunasrModel
 from voice.models.loader import load_model
-from voice.models.store import EMBEDDED
+from voice.places import EMBEDDED
 
 WORDS = st.text("打开客厅的灯你好小镜今天天气怎么样USBwifi 3.5'", max_size=60)
 

@@ -27,8 +27,8 @@ from voice.finalization.punctuation import _WORD, CtTransformer, OnnxPunctuation
 from voice.models.funasr_model import FunasrModel
 from voice.models.loader import load_model
 from voice.models.onnx_session import open_session
-from voice.models.store import EMBEDDED
 from voice.models.torch_setup import set_num_threads
+from voice.places import EMBEDDED
 
 MARKS = ("<unk>", "_", "，", "。", "？", "、")
 END = MARKS.index("。")

@@ -12,7 +12,7 @@ from harness import EXAMPLES, example, final_texts, of_type, run_service
 
 from voice.finalization.finalizer import Draft, Finalizer
 from voice.models.loader import load_model
-from voice.models.store import EMBEDDED
+from voice.places import EMBEDDED
 from voice.recognition.hotwords import HotwordGraph
 from voice.recognition.offline_pass import OfflinePass
 from voice.recognition.second_pass import SamePass

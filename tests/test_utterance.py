@@ -12,7 +12,8 @@ from fakes import SLICE, CountingRecognizer, speech
 from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.endpointing.endpointer import SpeechEnded
 from voice.finalization.finalizer import CompletedFinal, Draft, Finalizer, PreparedFinal
-from voice.output.events import FinalEvent, PartialEvent, emotion_event
+from voice.output.events import FinalEvent, PartialEvent
+from voice.output.wire import emotion_event
 from voice.transcript import Emotion, Hypothesis, Token
 from voice.utterance import State, Utterance, UtteranceSummary
 from voice.windowing import AudioHistory

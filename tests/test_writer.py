@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voice.errors import EXIT_OUTPUT, OutputGone
-from voice.output.events import ErrorEvent, SpeechStartedEvent, TokenTime, final_event
+from voice.output.events import ErrorEvent, SpeechStartedEvent, TokenTime
+from voice.output.wire import final_event
 from voice.output.writer import EventWriter, encode
 from voice.transcript import Token, Transcript
 

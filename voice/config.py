@@ -23,10 +23,11 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
 
 from voice.errors import ConfigInvalid, describe
+from voice.places import DATA
 from voice.text_file import FileInvalid, expand
 from voice.yaml_file import MAX_DEPTH, read_mapping
 
-DEFAULT_PATH = Path(__file__).resolve().parent.parent / "config" / "default.yaml"
+DEFAULT_PATH = DATA / "config" / "default.yaml"
 ENV_PREFIX = "VOICE_ASR__"
 _FRAME_SEC = 0.06
 """Length of one frame of ``chunk_size``."""
@@ -154,6 +155,7 @@ class OutputSettings(Section):
     """``output``"""
 
     status_events: bool
+    level_ms: Annotated[int, Field(ge=0, le=60_000)]
 
 
 class LogSettings(Section):

@@ -17,6 +17,7 @@ from voice.config import Mode, Settings
 from voice.errors import EXIT_BUG, EXIT_INPUT, EXIT_OK, EXIT_OUTPUT, ErrorCode, OutputGone, VoiceError, describe, log_fields
 from voice.hotword_list import HotwordList
 from voice.inputs import STDIN_FILENO, open_recorder, open_source
+from voice.level import LevelMonitor
 from voice.listening import Listening
 from voice.losses import LossLedger
 from voice.models.torch_setup import limit_spinning
@@ -100,6 +101,7 @@ class Daemon:
             self._stop,
             status=self._status,
             max_failures=self._settings.model.max_failures,
+            monitor=LevelMonitor(self._settings.output.level_ms / 1000 if self._settings.output.status_events else 0.0),
             control=self._control,
             recorder=recorder,
         )
@@ -115,7 +117,7 @@ class Daemon:
             self._writer.write(event)
 
     def _status(self, state: str, **fields: object) -> None:
-        if self._settings.output.status_events:
+        if self._settings.output.status_events or "id" in fields:  # an answer is always wanted
             self._writer.write(StatusEvent.model_validate({"trace_id": new_trace_id(), "state": state, **fields}))
 
 

@@ -26,6 +26,8 @@ ErrorCode = Literal[
     "audio_device_lost",
     "audio_stalled",
     "audio_overrun",
+    "audio_silent",
+    "audio_clipping",
     "input_unreadable",
     "infer_partial_failed",
     "infer_final_failed",

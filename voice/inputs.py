@@ -5,20 +5,23 @@ No state. Raises ``InputError`` where the input cannot be opened and ``ConfigInv
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
+from voice.capture.converted_file import PROGRAM, REMEDY, ConvertedFile
 from voice.capture.microphone import Microphone
 from voice.capture.pcm_stream import PcmStream
 from voice.capture.portaudio import MicrophoneSettings
 from voice.capture.source import AudioSource
-from voice.capture.wav_file import WavFile
+from voice.capture.wav_file import UnknownFormat, WavFile
 from voice.config import Settings
 from voice.errors import InputUnreadable
 from voice.losses import LossLedger
 from voice.output.recorder import Recorder
+from voice.text_file import expand
 
 STDIN_FILENO = 0
 
@@ -41,7 +44,7 @@ def open_source(settings: Settings, ledger: LossLedger, *, stdin_closed: bool = 
             raise InputUnreadable("stdin is closed; pipe raw s16le mono PCM into it, or use --input FILE")
         return PcmStream(STDIN_FILENO, audio.sample_rate)
     if audio.input != "mic":
-        return WavFile(Path(audio.input), pace=_real_time_pace() if audio.realtime else None)
+        return _open_file(Path(audio.input), settings)
     return Microphone(
         MicrophoneSettings(
             device=audio.device,
@@ -55,6 +58,18 @@ def open_source(settings: Settings, ledger: LossLedger, *, stdin_closed: bool = 
         ),
         ledger,
     )
+
+
+def _open_file(path: Path, settings: Settings) -> AudioSource:
+    """A file by libsndfile, or by ffmpeg what that does not know."""
+    try:
+        return WavFile(path, pace=_real_time_pace() if settings.audio.realtime else None)
+    except UnknownFormat as error:
+        if settings.audio.realtime:  # ffmpeg has no pace
+            raise
+        if shutil.which(PROGRAM) is None:
+            raise InputUnreadable(f"{error}; {REMEDY}") from error
+        return ConvertedFile(expand(path), settings.audio.channel)
 
 
 def open_recorder(settings: Settings) -> Recorder | None:

@@ -20,13 +20,15 @@ import structlog
 from voice.audio import AudioBlock
 from voice.capture.source import AudioSource
 from voice.errors import EXIT_OK, AudioDeviceUnavailable, ControlInvalid, InputError, VoiceError, describe, log_fields
-from voice.output.event_queue import EventQueue
+from voice.level import LevelMonitor, LevelProblem
+from voice.output.event_queue import EventSink
 from voice.output.events import AnyEvent, ErrorEvent, FinalEvent, PartialEvent
 from voice.output.recorder import Recorder
+from voice.output.wire import level_event
 from voice.pipeline import Pipeline
 from voice.process.clock import clock_sec
 from voice.process.control import MAX_WAITING, ControlChannel, TimedCommand
-from voice.process.service_manager import notify
+from voice.process.service_manager import SignOfLife, notify
 from voice.process.stop import StopRequest
 from voice.transcript import Endpoint
 from voice.utterance import UtteranceSummary
@@ -53,25 +55,20 @@ class Listening:
         self,
         source: AudioSource,
         pipeline: Pipeline,
-        writer: EventQueue,
+        writer: EventSink,
         stop: StopRequest,
         *,
         status: Callable[..., None],
         max_failures: int,
-        control: ControlChannel | None,
-        recorder: Recorder | None,
+        control: ControlChannel | None = None,
+        recorder: Recorder | None = None,
+        monitor: LevelMonitor | None = None,
     ) -> None:
-        """Take everything that a run needs.
+        """Take everything that a run needs: the source is open, the models of the pipeline are loaded.
 
-        Args:
-            source: open.
-            pipeline: with its models loaded.
-            writer: takes the events.
-            stop: ends the loop.
-            status: called with a state and fields; writes a status event where these are wanted.
-            max_failures: failures of inference in a row, without a partial or a final between them, that are survived.
-            control: commands of the parent process.
-            recorder: takes the utterances' audio from the pipeline; its failures are reported here.
+        ``status`` is called with a state and fields; it writes a status event where these are wanted, or where it answers a command
+        (``id``). More than ``max_failures`` failures of inference in a row, without a partial or a final between them, end the run.
+        ``recorder`` has the utterances' audio from the pipeline, ``monitor`` gets that of a live device; what they find is reported here.
         """
         self._source = source
         self._pipeline = pipeline
@@ -81,11 +78,12 @@ class Listening:
         self._max_failures = max_failures
         self._control = control
         self._recorder = recorder
+        self._monitor = monitor
         self._commands: deque[TimedCommand] = deque()
         self._started = self._hears = self._away = self._muted = False
         self._failures_in_a_row = 0
         self._compute_sec = self._queue_peak_sec = 0.0
-        self._notified_at = 0.0
+        self._sign_of_life = SignOfLife()
 
     def run(self) -> int:
         """Until the input ends, a stop is requested, or the input fails; the exit code."""
@@ -106,7 +104,7 @@ class Listening:
                 self._announce_audio()
             while not self._source.ended and not self._stop.requested:
                 self._writer.check_reader()
-                self._notify_alive()
+                self._sign_of_life.give(started=self._started)
                 self._take_commands()
                 self._advance(self._read())
                 self._write(self._pipeline.late_labels())
@@ -189,22 +187,44 @@ class Listening:
 
     def _follow(self, timed: TimedCommand) -> None:
         log.info("command", command=timed.command)
-        if timed.command == "endpoint":
-            self._finish("requested")
-        elif self._muted != (timed.command == "mute"):
-            self._muted = timed.command == "mute"
-            if self._muted:
-                self._finish("muted")
-                self._status("muted")
-            elif self._hears:
+        answer = {} if timed.id is None else {"id": timed.id}
+        if timed.command == "mute" and not self._muted:
+            self._muted = True
+            self._finish("muted")
+            self._status("muted", **answer)
+        elif timed.command == "unmute" and self._muted:
+            self._muted = False
+            self._status("unmuted", **answer)
+            if self._hears:
                 self._status("listening", **self._format_fields)
+        else:
+            if timed.command == "endpoint":
+                self._finish("requested")
+            if answer or timed.command == "status":
+                self._status(self._state, id=timed.id, totals=self._pipeline.totals, **self._format_fields)
+
+    @property
+    def _state(self) -> str:
+        """As a status event names it."""
+        return "muted" if self._muted else "listening" if self._hears else "audio_lost" if self._away else "waiting"
 
     def _process(self, block: AudioBlock) -> None:
         if self._muted:
             self._guarded(lambda: self._pipeline.skip(block))
+        else:
+            self._guarded(lambda: self._pipeline.process(block, self._source.waiting_sec))
+            self._queue_peak_sec = max(self._queue_peak_sec, self._source.waiting_sec)
+        self._measure(block)
+
+    def _measure(self, block: AudioBlock) -> None:
+        """Say how loud a live device is, and what is wrong with that."""
+        if self._monitor is None or block.captured_at is None:
             return
-        self._guarded(lambda: self._pipeline.process(block, self._source.waiting_sec))
-        self._queue_peak_sec = max(self._queue_peak_sec, self._source.waiting_sec)
+        for found in self._monitor.accept(block):
+            if isinstance(found, LevelProblem):
+                self._write(self._pipeline.report_error(found.code, found.message, recoverable=True))
+            else:
+                self._write([level_event(self._pipeline.totals.audio_ms, None if self._muted else found)])
 
     def _finish(self, endpoint: Endpoint) -> None:
         self._guarded(lambda: self._pipeline.finish(endpoint))
@@ -234,13 +254,6 @@ class Listening:
         self._recorder.drain(wait_sec)
         for reason in self._recorder.take_failures():
             self._write(self._pipeline.report_error("record_failed", reason, recoverable=True))
-
-    def _notify_alive(self) -> None:
-        """Tell the service manager, once a second, that this thread goes round, also while a microphone is waited for at the start."""
-        now = time.monotonic()
-        if now - self._notified_at > 1:
-            self._notified_at = now
-            notify("WATCHDOG=1" if self._started else "EXTEND_TIMEOUT_USEC=120000000")
 
     def _guarded(self, call: Callable[[], list[AnyEvent]]) -> None:
         """Run the pipeline; an exception costs neither the process nor the final, unless it keeps coming."""

@@ -23,7 +23,8 @@ from voice.errors import ErrorCode, describe, log_fields
 from voice.finalization.finalizer import Finalizer
 from voice.intake import BadSamples, Intake, SignalEnd, Window
 from voice.losses import LossLedger, Settled
-from voice.output.events import AnyEvent, ErrorEvent, SpeechEndedEvent, SpeechStartedEvent, Totals, emotion_event
+from voice.output.events import AnyEvent, ErrorEvent, SpeechEndedEvent, SpeechStartedEvent, Totals
+from voice.output.wire import emotion_event
 from voice.recognition.recognizer import Recognizer
 from voice.transcript import Endpoint
 from voice.utterance import State, Utterance, UtteranceSummary

@@ -39,19 +39,27 @@ EXIT_CONFIG = 2
 
 def run(mode: "Mode", start: "Start") -> int:
     """Run the service in ``mode``; its exit code, or 2 where Python or a package does not fit."""
-    python = sys.version_info[:2]
-    if not OLDEST_PYTHON <= python <= NEWEST_PYTHON:
-        needed = f"{_text(OLDEST_PYTHON)} to {_text(NEWEST_PYTHON)} is needed"
-        return _refuse(f"Python {_text(python)} does not fit, {needed}: `make demo` sets up one in .venv")
-    missing = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
-    if missing:
-        return _refuse(f"packages are missing ({', '.join(missing)}): `make demo` installs them in .venv, start with .venv/bin/python")
+    problem = missing()
+    if problem:
+        return _refuse(problem)
     try:
         from voice.cli import main  # noqa: PLC0415 -- it imports the packages
     except (ImportError, OSError) as error:  # OSError where a shared library of a package is missing
         reason = " ".join(str(error).split())[:300]
         return _refuse(f"a package is damaged ({reason}): `make demo` installs all in .venv, start with .venv/bin/python")
     return main(mode, start)
+
+
+def missing() -> "str | None":
+    """What keeps the service from running here, and the remedy; None where nothing does."""
+    python = sys.version_info[:2]
+    if not OLDEST_PYTHON <= python <= NEWEST_PYTHON:
+        needed = f"{_text(OLDEST_PYTHON)} to {_text(NEWEST_PYTHON)} is needed"
+        return f"Python {_text(python)} does not fit, {needed}: `make demo` sets up one in .venv"
+    absent = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    if absent:
+        return f"packages are missing ({', '.join(absent)}): `make demo` installs them in .venv, start with .venv/bin/python"
+    return None
 
 
 def _text(version: "tuple[int, int]") -> str:

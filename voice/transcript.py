@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from voice.level import SILENCE, Level
 
 Endpoint = Literal["silence", "max_duration", "requested", "muted", "end_of_input", "shutdown", "audio_lost"]
 EmotionName = Literal["angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown"]
@@ -92,6 +94,8 @@ class Transcript:
     """Recognised text before punctuation and repairs."""
     text: str = ""
     """What is shown."""
+    level: Level = SILENCE
+    """Of the speech."""
     emotion: Emotion | None = field(default=None)
     second_tokens: tuple[Token, ...] | None = None
     """Of the second pass, where ``text`` rests upon it."""
@@ -105,6 +109,11 @@ class Transcript:
     def confidence(self) -> float:
         """Mean posterior of the tokens that ``text`` rests upon, 0..1."""
         return mean_confidence(self.tokens if self.second_tokens is None else self.second_tokens)
+
+
+def within_speech(tokens: tuple[Token, ...], speech_end: int) -> tuple[Token, ...]:
+    """Tokens that end with the speech at the latest: the flush can fire the last one in the silence behind it."""
+    return tuple(replace(token, end_sample=speech_end) if token.start_sample < speech_end < token.end_sample else token for token in tokens)
 
 
 def mean_confidence(tokens: Sequence[Token]) -> float:

@@ -28,9 +28,11 @@ from voice.audio import samples_to_ms
 from voice.endpointing.endpointer import SpeechEnded
 from voice.errors import ErrorCode
 from voice.finalization.finalizer import CompletedFinal, Draft, Finalizer, PreparedFinal
-from voice.output.events import AnyEvent, PartialEvent, emotion_event, final_event, partial_event
+from voice.level import level_of
+from voice.output.events import AnyEvent, PartialEvent
+from voice.output.wire import emotion_event, final_event, partial_event
 from voice.recognition.recognizer import Recognizer, RecognizerStream
-from voice.transcript import SPEAKER_ENDED, Endpoint, Hypothesis, Token, Transcript
+from voice.transcript import SPEAKER_ENDED, Endpoint, Hypothesis, Token, Transcript, within_speech
 from voice.windowing import AudioHistory
 
 
@@ -270,16 +272,17 @@ class Utterance:
 
     def _draft(self, ended: SpeechEnded, hypothesis: Hypothesis) -> Draft:
         text = hypothesis.text
+        speech = self._history.slice(self.start_sample, ended.end_sample)
         transcript = Transcript(
             self.trace_id,
-            _within_speech(hypothesis.tokens, ended.end_sample),
+            within_speech(hypothesis.tokens, ended.end_sample),
             self.start_sample,
             ended.end_sample,
             ended.endpoint,
             raw_text=text,
             text=text,
+            level=level_of(speech),
         )
-        speech = self._history.slice(self.start_sample, ended.end_sample)
         return Draft(transcript, speech, self._history.slice(self.audio_start, ended.audio_end))
 
 
@@ -292,8 +295,3 @@ def _joined(kept: tuple[Token, ...], hypothesis: Hypothesis) -> Hypothesis:
         kept + tuple(token for token in hypothesis.committed if token.end_sample > end),
         tuple(token for token in hypothesis.provisional if token.end_sample > end),
     )
-
-
-def _within_speech(tokens: tuple[Token, ...], speech_end: int) -> tuple[Token, ...]:
-    """Tokens that end with the speech at the latest: the flush can fire the last one in the silence behind it."""
-    return tuple(replace(token, end_sample=speech_end) if token.start_sample < speech_end < token.end_sample else token for token in tokens)

@@ -22,6 +22,10 @@ _MIN_RATE_HZ, _MAX_RATE_HZ = 1_000, 768_000
 """Below, a block has too few frames and holds no speech; above, a header is more likely damaged than true."""
 
 
+class UnknownFormat(InputUnreadable):
+    """A file that can be read, but not as audio by libsndfile."""
+
+
 class WavFile:
     """An open file."""
 
@@ -46,7 +50,7 @@ class WavFile:
         try:
             self._file = open_sound(self._path)
         except (RuntimeError, OSError) as error:  # LibsndfileError is a RuntimeError
-            raise InputUnreadable(f"{path}: not readable as audio ({describe(error)})") from error
+            raise UnknownFormat(f"{path}: not readable as audio ({describe(error)})") from error
         try:
             self._check_header()
         except InputUnreadable:

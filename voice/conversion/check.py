@@ -19,7 +19,7 @@ from voice.finalization.emotion import create_emotion_model
 from voice.finalization.punctuation import create_punctuator
 from voice.models.converted import load_converted
 from voice.models.funasr_model import FunasrModel
-from voice.models.store import REPOSITORY
+from voice.places import EXAMPLES
 from voice.recognition.engine import ChunkPreset, Engine
 from voice.recognition.onnx_engine import OnnxEngine
 from voice.recognition.streaming import StreamingRecognizer
@@ -74,7 +74,7 @@ def check_punctuation(model: FunasrModel, graphs: Path) -> None:
     """
     converted = create_punctuator(load_converted(graphs, model.directory, num_threads=1))
     reference = create_punctuator(model)
-    texts = [path.read_text(encoding="utf-8") for path in sorted((REPOSITORY / "examples").glob("*.txt"))]
+    texts = [path.read_text(encoding="utf-8") for path in sorted(EXAMPLES.glob("*.txt"))]
     texts = [re.sub(r"[^\w\s]", "", line) for text in texts for line in text.splitlines() if line.strip()]
     texts.append("".join(texts))
     pairs = [[punctuator.punctuate(text, ended=True) for punctuator in (reference, converted)] for text in texts]
@@ -105,7 +105,7 @@ def check_emotion(model: FunasrModel, graphs: Path) -> None:
 
 
 def _recordings() -> list[Samples]:
-    recordings = [soundfile.read(path, dtype="float32")[0] for path in sorted((REPOSITORY / "examples").glob("*.wav"))]
+    recordings = [soundfile.read(path, dtype="float32")[0] for path in sorted(EXAMPLES.glob("*.wav"))]
     if not recordings:
         raise Unconvertible("the example recordings are missing, which it has to be compared on")
     return recordings

@@ -30,7 +30,7 @@ except ImportError:  # Windows
 from voice.errors import ModelLoadFailed, describe
 from voice.models.directory import Description, blaming, check_sums, damaged, describe_model, read_tokens, sha256_of
 from voice.models.onnx_session import open_session
-from voice.models.store import REPOSITORY
+from voice.places import IMPORT_ROOT
 from voice.text_file import FileInvalid, expand, read_text
 
 CONVERTER_VERSION = 3
@@ -237,7 +237,7 @@ def _reason(failed: Path) -> str:
 
 def _run(command: list[str]) -> int:
     """Run the converter with our stderr; it ends with us. Its exit code."""
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), cwd=REPOSITORY)  # noqa: S603 -- our own
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=sys.stderr.fileno(), cwd=IMPORT_ROOT)  # noqa: S603 -- our own
     try:
         return process.wait(_TIMEOUT_SEC)
     except subprocess.TimeoutExpired:

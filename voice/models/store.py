@@ -20,9 +20,6 @@ from voice.text_file import FileInvalid, expand, read_text
 
 Hub = Literal["ms", "hf"]
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-EMBEDDED = REPOSITORY / "models" / "embedded"
-
 _HUB_IDS: dict[str, dict[Hub, str]] = {
     "paraformer-zh-streaming": {
         "ms": "iic/speech_paraformer-large_asr_nat-zh-cn-16k-common-vocab8404-online",

@@ -20,8 +20,9 @@ from voice.models.converted import OnnxModel, convert, discard, find_conversion,
 from voice.models.directory import describe_model
 from voice.models.funasr_model import FunasrModel
 from voice.models.loader import load_model
-from voice.models.store import EMBEDDED, names_path, resolve_directory, resolve_model
+from voice.models.store import names_path, resolve_directory, resolve_model
 from voice.models.torch_setup import has_nvidia_gpu, resolve_device, set_num_threads
+from voice.places import EMBEDDED
 
 RECOGNITION = "ParaformerStreaming"
 _VAD = "FsmnVADStreaming"

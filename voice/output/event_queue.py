@@ -19,6 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from voice.errors import OutputGone
 from voice.output.events import AnyEvent, PartialEvent
@@ -28,6 +29,16 @@ MAX_QUEUED_BYTES = 4 * 2**20
 """Bytes of encoded lines."""
 STALLED_SEC = 3.0
 _WAIT_SEC = 0.1
+
+
+class EventSink(Protocol):
+    """Where events go."""
+
+    def write(self, event: AnyEvent) -> None:
+        """Take an event; raises ``OutputGone`` where nobody will have it."""
+
+    def check_reader(self) -> None:
+        """Raises ``OutputGone`` when the reader has left."""
 
 
 @dataclass(slots=True)

@@ -1,6 +1,6 @@
 """The events on stdout: the contract that other programs build on.
 
-Stage: output. Hypothesis, Transcript, Emotion -> event. No state, any thread.
+Stage: output. Values of the contract; ``voice.output.wire`` makes them of ours. No state, any thread.
 Raises: ``pydantic.ValidationError`` for a value that the contract does not allow, such as a confidence that is no number.
 
 One pydantic model per event; the order of the fields is the order of the keys. ``ts`` and ``seq`` are stamped by the writer when the
@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
-from voice.audio import samples_to_ms
 from voice.errors import ErrorCode
-from voice.transcript import CONTINUES, Emotion, EmotionName, Endpoint, Hypothesis, Transcript
+from voice.level import QUIETEST_DBFS
+from voice.places import DATA
+from voice.transcript import EmotionName, Endpoint
 
 SCHEMA_VERSION = "1"
-SCHEMA_PATH = Path(__file__).resolve().parents[2] / "config" / "events.schema.json"
+SCHEMA_PATH = DATA / "config" / "events.schema.json"
 
 
 def _encodable(value: object) -> object:
@@ -87,6 +87,14 @@ class PartialEvent(Event):
     raw_text: Annotated[str, Field(min_length=1, description="Recognised text before punctuation and repairs; equal to text in partials.")]
 
 
+class AudioLevel(Event):
+    """How loud a stretch of audio is; full scale is the largest sample there can be."""
+
+    rms_dbfs: Annotated[float, Field(le=60, ge=QUIETEST_DBFS, description="Root mean square, dB below full scale; silence is -120.")]
+    peak_dbfs: Annotated[float, Field(le=60, ge=QUIETEST_DBFS, description="Largest sample, dB below full scale.")]
+    clipped_ratio: Annotated[Probability, Field(description="Share of samples at full scale: above 0.01 speech is distorted.")]
+
+
 class FinalEvent(Event):
     """Text of a finished utterance. Only its emotion and errors may follow."""
 
@@ -104,6 +112,7 @@ class FinalEvent(Event):
     tokens: Annotated[list[TokenTime], Field(description="Tokens of raw_text with times and posteriors.")]
     emotion: Annotated[EmotionSummary | None, Field(description="null: off, too short, too uncertain, failed, or not ready in time.")]
     lost_ms: Annotated[int, Field(ge=0, description="Audio lost inside this utterance; 0 means nothing was lost.")]
+    level: Annotated[AudioLevel, Field(description="Of the speech.")]
 
 
 class EmotionEvent(Event):
@@ -152,15 +161,29 @@ class StatusEvent(Event):
     ts: Ts = 0
     trace_id: TraceId
     source: Literal["voice.asr"] = "voice.asr"
-    state: Literal["loading", "ready", "listening", "audio_lost", "audio_restored", "muted", "stopped"]
+    state: Literal["loading", "ready", "listening", "waiting", "audio_lost", "audio_restored", "muted", "unmuted", "stopped"]
     seq: Seq = 0
     version: Annotated[str | None, Field(description="Of the service; in ready.")] = None
     schema_version: Annotated[str | None, Field(description="Of these events; in ready.")] = None
     model: Annotated[Given | None, Field(description="Name of the recognition model; in ready.")] = None
-    totals: Annotated[Totals | None, Field(description="In stopped.")] = None
+    totals: Annotated[Totals | None, Field(description="In stopped, and in the answer to a command.")] = None
     device: Annotated[Given | None, Field(description="Name of the microphone; in listening and audio_restored.")] = None
     rate_hz: Annotated[int | None, Field(gt=0, description="Sample rate of the input; in listening and audio_restored.")] = None
     channels: Annotated[int | None, Field(gt=0, description="Channels of the input; in listening and audio_restored.")] = None
+    id: Annotated[str | int | None, Field(description="Of the command that this answers.")] = None
+
+
+class LevelEvent(Event):
+    """How loud the microphone is (only with --status-events): a meter, and a sign of life."""
+
+    type: Literal["core.level_event"] = "core.level_event"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: Literal["voice.asr"] = "voice.asr"
+    seq: Seq = 0
+    end_ms: Annotated[AudioMs, Field(description="The audio until here was measured, from the level event before on.")]
+    muted: Annotated[bool, Field(description="true: the audio is not recognised, by command; then no level is told.")]
+    level: Annotated[AudioLevel | None, Field(description="null while muted.")]
 
 
 class SpeechStartedEvent(Event):
@@ -186,60 +209,7 @@ class SpeechEndedEvent(Event):
     endpoint: Endpoint
 
 
-AnyEvent = PartialEvent | FinalEvent | EmotionEvent | ErrorEvent | StatusEvent | SpeechStartedEvent | SpeechEndedEvent
-
-
-def partial_event(trace_id: str, source: str, hypothesis: Hypothesis, start_sample: int, end_sample: int) -> PartialEvent:
-    """The wire form of a hypothesis."""
-    return PartialEvent(
-        trace_id=trace_id,
-        source=source,
-        text=hypothesis.text,
-        confidence=_rounded(hypothesis.confidence),
-        start_ms=samples_to_ms(start_sample),
-        end_ms=samples_to_ms(end_sample),
-        stable_chars=hypothesis.stable_chars,
-        raw_text=hypothesis.text,
-    )
-
-
-def final_event(source: str, transcript: Transcript) -> FinalEvent:
-    """The wire form of a transcript."""
-    emotion = transcript.emotion
-    return FinalEvent(
-        trace_id=transcript.trace_id,
-        source=source,
-        text=transcript.text,
-        confidence=_rounded(transcript.confidence),
-        start_ms=samples_to_ms(transcript.start_sample),
-        end_ms=samples_to_ms(transcript.end_sample),
-        endpoint=transcript.endpoint,
-        raw_text=transcript.raw_text,
-        tokens=[
-            TokenTime(
-                text=token.text.replace(CONTINUES, ""),
-                start_ms=samples_to_ms(token.start_sample),
-                end_ms=samples_to_ms(token.end_sample),
-                confidence=_rounded(token.confidence),
-            )
-            for token in transcript.tokens
-        ],
-        emotion=EmotionSummary(label=emotion.label, confidence=_rounded(emotion.confidence)) if emotion else None,
-        lost_ms=samples_to_ms(transcript.lost_samples),
-    )
-
-
-def emotion_event(trace_id: str, emotion: Emotion) -> EmotionEvent:
-    """The wire form of an emotion."""
-    return EmotionEvent(
-        trace_id=trace_id,
-        source=emotion.source,
-        label=emotion.label,
-        confidence=_rounded(emotion.confidence),
-        scores={label: _rounded(score) for label, score in emotion.scores.items()},
-        start_ms=samples_to_ms(emotion.start_sample),
-        end_ms=samples_to_ms(emotion.end_sample),
-    )
+AnyEvent = PartialEvent | FinalEvent | EmotionEvent | ErrorEvent | StatusEvent | LevelEvent | SpeechStartedEvent | SpeechEndedEvent
 
 
 def schema() -> dict[str, Any]:
@@ -256,10 +226,6 @@ def schema() -> dict[str, Any]:
 def schema_text() -> str:
     """The content of ``config/events.schema.json``."""
     return json.dumps(schema(), ensure_ascii=False, indent=2) + "\n"
-
-
-def _rounded(probability: float) -> float:
-    return round(min(max(probability, 0.0), 1.0), 4)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Commands of the parent on stdin: one JSON line each -> ``TimedCommand``.
 
-``{"command": "mute"}``, ``unmute``, ``endpoint``, ``stop``. A thread reads from the start of the process; ``stop`` is obeyed there at once,
-whatever waits before it, the others wait in a bounded queue until the loop takes them. A line that is no command is handed over as
-``ControlInvalid``; of many only the first few, then their number. The end of stdin is no command.
+``{"command": "mute"}``, ``unmute``, ``endpoint``, ``status``, ``stop``; an ``id`` beside it comes back in the answer. A thread reads from
+the start of the process; ``stop`` is obeyed there at once, whatever waits before it, the others wait in a bounded queue until the loop
+takes them. A line that is no command is handed over as ``ControlInvalid``; of many only the first few, then their number. The end of
+stdin is no command.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import structlog
 from voice.errors import ControlInvalid
 from voice.process.clock import clock_sec
 
-Command = Literal["mute", "unmute", "endpoint", "stop"]
+Command = Literal["mute", "unmute", "endpoint", "status", "stop"]
 
 MAX_WAITING = 1_000
 """Commands that wait; more than that are dropped and counted."""
@@ -29,6 +30,7 @@ _MAX_INVALID = 5
 _READ_BYTES = 65_536
 _LONGEST_LINE = 4_096
 _SHOWN = 80
+_LONGEST_ID = 100
 _POLL_SEC = 1.0
 
 log = structlog.get_logger()
@@ -41,6 +43,20 @@ class TimedCommand:
     command: Command
     arrived_at: float
     """``clock_sec()`` when its line was read."""
+    id: str | int | None = None
+    """What the parent calls it: the answer carries it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedCommand:
+    """What a line says."""
+
+    command: Command
+    id: str | int | None = None
+
+    def is_repeated_by(self, last: list[TimedCommand]) -> bool:
+        """Whether the command that waits last says the same already, and nobody wants an answer of its own."""
+        return self.id is None and self.command in ("mute", "unmute") and any(each.command == self.command for each in last)
 
 
 class ControlChannel:
@@ -101,7 +117,7 @@ class ControlChannel:
         if not line.strip():
             return
         answer = parse_command(line)
-        if answer == "stop":
+        if isinstance(answer, ParsedCommand) and answer.command == "stop":
             self._on_stop()
             return
         with self._lock:
@@ -109,15 +125,15 @@ class ControlChannel:
                 self._num_invalid += 1
                 if len(self._invalid) < _MAX_INVALID:
                     self._invalid.append(answer)
-            elif answer != "endpoint" and self._commands and self._commands[-1].command == answer:
+            elif answer.is_repeated_by(self._commands[-1:]):
                 pass  # muted twice is muted
             elif len(self._commands) < MAX_WAITING:
-                self._commands.append(TimedCommand(answer, clock_sec()))
+                self._commands.append(TimedCommand(answer.command, clock_sec(), answer.id))
             else:
                 self._num_dropped += 1
 
 
-def parse_command(line: bytes) -> Command | ControlInvalid:
+def parse_command(line: bytes) -> ParsedCommand | ControlInvalid:
     """The command of a line, or what is wrong with it."""
     shown = line[:_SHOWN].decode("utf-8", errors="replace").strip()
     if len(line) > _LONGEST_LINE:
@@ -126,7 +142,11 @@ def parse_command(line: bytes) -> Command | ControlInvalid:
         content = json.loads(line)
     except (ValueError, RecursionError):
         return ControlInvalid(f"{shown!r} is not JSON")
-    command = content.get("command") if isinstance(content, dict) and len(content) == 1 else None
+    command = content.get("command") if isinstance(content, dict) and content.keys() <= {"command", "id"} else None
     if command not in get_args(Command):
-        return ControlInvalid(f'{shown!r} is no command; there are: {{"command": "{"|".join(get_args(Command))}"}}')
-    return cast("Command", command)
+        known = "|".join(get_args(Command))
+        return ControlInvalid(f'{shown!r} is no command; there are: {{"command": "{known}"}}, with an "id" or without')
+    named = content.get("id")
+    if not (named is None or (isinstance(named, str | int) and not isinstance(named, bool) and len(str(named)) <= _LONGEST_ID)):
+        return ControlInvalid(f"{shown!r} has an id that is no string or number of up to {_LONGEST_ID} characters")
+    return ParsedCommand(cast("Command", command), named)

@@ -1,0 +1,202 @@
+"""Recorded events -> text, subtitles, a table. Pure: no files, no state.
+
+The events are those of the published contract (docs/events.md), as dictionaries: one line of JSON each.
+"""
+
+from __future__ import annotations
+
+import bisect
+import csv
+import difflib
+import io
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Event = dict[str, Any]
+
+MAX_LINE_CHARACTERS = 20
+"""Of a subtitle: what is read at a glance, and fits a phone held upright."""
+_FINAL, _EMOTION = "voice.asr_text.final", "voice.asr_text.emotion"
+_SENTENCE_ENDS = "。？！?!…"
+_CLAUSE_ENDS = "，、；：,;:"
+_DROPPED_AT_END = "，、。；：,;:"
+"""A subtitle ends without them; what asks or calls keeps its mark."""
+_CLAUSE = re.compile(rf".*?[{_SENTENCE_ENDS}{_CLAUSE_ENDS}]+|.+$", re.DOTALL)
+_WORD = re.compile(r"[A-Za-z0-9'.%:]+|\s+|.", re.DOTALL)
+_SHORTEST_CUE_MS = 500
+_COLUMNS = ("start_ms", "end_ms", "text", "confidence", "emotion", "endpoint", "trace_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Cue:
+    """One subtitle."""
+
+    start_ms: int
+    end_ms: int
+    text: str
+
+
+def finals_of(events: Iterable[Event]) -> list[Event]:
+    """The finals in their order, each with its emotion, also where that came in an event of its own."""
+    finals: dict[str, Event] = {}
+    for event in events:
+        if event.get("type") == _FINAL:
+            finals[event["trace_id"]] = event
+        elif event.get("type") == _EMOTION and (final := finals.get(event["trace_id"])) and not final.get("emotion"):
+            finals[event["trace_id"]] = {**final, "emotion": {"label": event["label"], "confidence": event["confidence"]}}
+    return list(finals.values())
+
+
+def plain_text(events: Sequence[Event], *, emotion: bool = False) -> str:
+    """A line for each final."""
+    return "".join(f"{_prefix(final, emotion=emotion)}{final['text']}\n" for final in finals_of(events))
+
+
+def subrip(events: Sequence[Event], *, emotion: bool = False) -> str:
+    """SubRip: .srt."""
+    blocks = (
+        f"{number}\n{_clock(cue.start_ms, ',')} --> {_clock(cue.end_ms, ',')}\n{cue.text}\n"
+        for number, cue in enumerate(cues_of(events, emotion=emotion), 1)
+    )
+    return "\n".join(blocks)
+
+
+def web_vtt(events: Sequence[Event], *, emotion: bool = False) -> str:
+    """WebVTT: .vtt."""
+    blocks = (
+        f"{_clock(cue.start_ms, '.')} --> {_clock(cue.end_ms, '.')}\n{_escaped(cue.text)}\n" for cue in cues_of(events, emotion=emotion)
+    )
+    return "\n".join(("WEBVTT\n", *blocks))
+
+
+def table(events: Sequence[Event], *, emotion: bool = False) -> str:
+    """Comma separated values, a row for each final. The emotion has a column of its own."""
+    del emotion
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for final in finals_of(events):
+        row = {**final, "emotion": (final.get("emotion") or {}).get("label", "")}
+        writer.writerow([row.get(column, "") for column in _COLUMNS])
+    return text.getvalue()
+
+
+def json_lines(events: Sequence[Event], *, emotion: bool = False) -> str:
+    """The events themselves."""
+    del emotion
+    return "".join(json.dumps(event, ensure_ascii=False) + "\n" for event in events)
+
+
+WRITERS: dict[str, Callable[..., str]] = {
+    "txt": plain_text, "srt": subrip, "vtt": web_vtt, "jsonl": json_lines, "csv": table
+}  # fmt: skip
+"""By the ending of their files."""
+
+
+def cues_of(events: Sequence[Event], *, emotion: bool = False) -> list[Cue]:
+    """The subtitles of all finals, none before the end of the one before."""
+    found = [cue for final in finals_of(events) for cue in cues(final, emotion=emotion)]
+    ends = [later.start_ms for later in found[1:]]
+    return [
+        Cue(cue.start_ms, max(min(max(cue.end_ms, cue.start_ms + _SHORTEST_CUE_MS), end), cue.start_ms + 1), cue.text)
+        for cue, end in itertools.zip_longest(found, ends, fillvalue=2**62)
+        if isinstance(cue, Cue)
+    ]
+
+
+def cues(final: Event, *, emotion: bool = False) -> list[Cue]:
+    """A final as subtitles: cut at marks, and between words where a clause is too long, by the times of the tokens.
+
+    Args:
+        final: the event.
+        emotion: begin the first one with the emotion, ``[happy]``.
+    """
+    text: str = final["text"]
+    spans = _character_times(text, final)
+    found, position = [], 0
+    for piece in _pieces(text):
+        first, position = position, position + len(piece)
+        words = [spans[place] for place in range(first, position) if text[place].isalnum()]
+        shown = piece.strip().rstrip(_DROPPED_AT_END)
+        if shown and words:
+            found.append(Cue(words[0][0], max(words[-1][1], words[0][0] + 1), shown))
+    if found and (prefix := _prefix(final, emotion=emotion)):
+        found[0] = Cue(found[0].start_ms, found[0].end_ms, prefix + found[0].text)
+    return found
+
+
+def _prefix(final: Event, *, emotion: bool) -> str:
+    label = (final.get("emotion") or {}).get("label")
+    return f"[{label}] " if emotion and label else ""
+
+
+def _pieces(text: str) -> list[str]:
+    """``text`` in parts of at most ``MAX_LINE_CHARACTERS``: whole clauses, as many as fit, none across the end of a sentence."""
+    pieces: list[str] = []
+    open_length = 0
+    for clause in _CLAUSE.findall(text):
+        length = len(clause.strip().rstrip(_DROPPED_AT_END))
+        if pieces and open_length and open_length + length <= MAX_LINE_CHARACTERS:
+            pieces[-1] += clause
+        else:
+            parts = _shares(clause, -(-length // MAX_LINE_CHARACTERS)) if length > MAX_LINE_CHARACTERS else [clause]
+            pieces += parts
+        open_length = 0 if clause.rstrip()[-1:] in _SENTENCE_ENDS else len(pieces[-1])
+    return pieces
+
+
+def _shares(clause: str, number: int) -> list[str]:
+    """A clause without marks in about equal parts, cut between words; a word that is too long for a line keeps its own."""
+    aim = -(-len(clause) // number)
+    parts = [""]
+    for word in _WORD.findall(clause):
+        if parts[-1] and len((parts[-1] + word).rstrip(_DROPPED_AT_END)) > min(max(aim, 1), MAX_LINE_CHARACTERS):
+            parts.append("")
+        parts[-1] += word
+    return parts
+
+
+def _character_times(text: str, final: Event) -> list[tuple[int, int]]:
+    """(start, end) in ms of every character of ``text``; what no token stands for lies between its neighbours."""
+    spoken: list[tuple[str, int, int]] = []
+    for token in final.get("tokens") or ():
+        characters = [each for each in token["text"].replace("@@", "") if each.isalnum()]
+        length = token["end_ms"] - token["start_ms"]
+        spoken += [
+            (
+                each.lower()[:1],
+                token["start_ms"] + length * place // len(characters),
+                token["start_ms"] + length * (place + 1) // len(characters),
+            )
+            for place, each in enumerate(characters)
+        ]
+    folded = "".join(each.lower() if len(each.lower()) == 1 else each for each in text)
+    matcher = difflib.SequenceMatcher(None, folded, "".join(each for each, *_ in spoken), autojunk=False)
+    known = {
+        block.a + place: spoken[block.b + place][1:] for block in matcher.get_matching_blocks() for place in range(block.size)
+    }  # fmt: skip
+    places = sorted(known)
+    spans = []
+    for place in range(len(text)):
+        at = bisect.bisect_left(places, place)
+        start = known[places[at - 1]][1] if at else final["start_ms"]
+        end = known[places[at]][0] if at < len(places) else final["end_ms"]
+        spans.append(known.get(place, (start, max(start, end))))
+    return spans
+
+
+def _clock(ms: int, point: str) -> str:
+    """``01:02:03,456``."""
+    seconds, ms = divmod(ms, 1000)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:02}:{minutes:02}:{seconds:02}{point}{ms:03}"
+
+
+def _escaped(text: str) -> str:
+    """As WebVTT wants text."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

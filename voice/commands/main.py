@@ -1,0 +1,139 @@
+"""The command ``voice-asr``: which subcommand, with which flags.
+
+Arguments -> ``argparse.Namespace`` -> ``main`` of the module that is named like the subcommand -> exit code. Imports nothing slow before
+the subcommand is known. No state, main thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from voice import __version__
+from voice.flags import EXIT_CODES, Parser, add_decoding_flags, add_model_flags, add_service_flags, names_audio
+from voice.prerequisites import missing
+from voice.process.start import begin
+
+EXIT_USAGE = 2
+COMMANDS = {
+    "run": "recognise a microphone, a file or stdin; events on stdout (as asr_service_streaming.py does)",
+    "transcribe": "recognise files and folders; text, subtitles, tables",
+    "export": "text, subtitles and tables of recorded events",
+    "completion": "print what completes the flags of voice-asr in a shell",
+}
+DESCRIPTION = "Mandarin speech recognition on this machine."
+EXAMPLES = """examples:
+  voice-asr run --embedded --input examples/two_utterances.wav
+  voice-asr transcribe recordings/ -f txt,srt -o texts/
+  voice-asr export asr_output.jsonl -f srt
+
+The models that ship with it (--embedded) are small and were trained on synthetic voices; without --embedded the real ones are
+downloaded once, about 2.3 GB."""
+FORMATS = ("txt", "srt", "vtt", "jsonl", "csv")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand; its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    start = begin() if given[:1] == ["run"] else None  # the service takes signals and closed descriptors over before all else
+    parser, subcommands = build_parsers()
+    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+        parser.exit(EXIT_USAGE, f"error: {given[0]!r} is no command{_meant(given[0])}; see voice-asr --help\n")
+    if not given:
+        parser.print_help()
+        return EXIT_USAGE
+    if given[0] not in COMMANDS:
+        parser.parse_args(given)  # --help, --version, or an error: each ends the process
+    flags = subcommands[given[0]].parse_args(given[1:])  # its own parser says best what it did not understand
+    if problem := missing():
+        parser.exit(EXIT_USAGE, f"error: {problem}\n")
+    module = importlib.import_module(f"voice.commands.{given[0]}")
+    code: int = module.main(flags) if start is None else module.main(flags, start)
+    return code
+
+
+def _meant(word: str) -> str:
+    close = difflib.get_close_matches(word, COMMANDS, 1)
+    if close:
+        return f" (did you mean {close[0]}?)"
+    return f" (to recognise files: voice-asr transcribe {word})" if names_audio(word) or Path(word).exists() else ""
+
+
+def build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """Of the command, and of its subcommands by name."""
+    parser = Parser(
+        prog="voice-asr",
+        description=DESCRIPTION,
+        epilog=f"{EXAMPLES}\n\n{EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,  # it shows no settings, whose defaults take time
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(metavar="COMMAND", parser_class=Parser)
+
+    def add(name: str, example: str) -> argparse.ArgumentParser:
+        summary = COMMANDS[name]
+        return commands.add_parser(
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.",
+            epilog=f"example: {example}",
+            argument_default=argparse.SUPPRESS,
+        )
+
+    run = add("run", "voice-asr run --device jabra --status-events | my-assistant")
+    run.add_argument(
+        "--mode", choices=("streaming", "sliced"), default="streaming", help="how audio is cut for the recogniser (default: streaming)"
+    )
+    add_service_flags(run)
+    _add_transcribe(add("transcribe", "voice-asr transcribe talks/ --recursive -f srt,txt -o subtitles/"))
+    _add_export(add("export", "voice-asr export asr_output.jsonl -f srt -o subtitles/"))
+    completion = add("completion", 'eval "$(voice-asr completion bash)"')
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which shell")
+    return parser, dict(commands.choices)
+
+
+def _add_formats(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-f",
+        "--formats",
+        type=_formats,
+        default=("txt",),
+        metavar="FORMAT,…",
+        help=f"any of {', '.join(FORMATS)} (default: txt)",
+    )
+    parser.add_argument("-o", "--output", type=Path, default=None, metavar="DIR", help="where the results go (default: beside each file)")
+    parser.add_argument("--force", action="store_true", default=False, help="write results that are there already anew")
+    parser.add_argument(
+        "--emotion-labels", action="store_true", default=False, help="begin each line of text and subtitles with its emotion, [happy]"
+    )
+
+
+def _add_transcribe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="audio and video files, and folders of them")
+    _add_formats(parser)
+    parser.add_argument("--recursive", action="store_true", default=False, help="the folders in folders, too")
+    parser.add_argument("--speed", action="store_true", default=False, help="say at the end how fast it was")
+    parser.add_argument("--jobs", type=int, default=None, metavar="N", help="files at once (default: one for each core)")
+    parser.add_argument(
+        "--mode", choices=("streaming", "sliced"), default="streaming", help="how audio is cut for the recogniser (default: streaming)"
+    )
+    parser.add_argument("--config", default=None, metavar="FILE", help="settings file (YAML)")
+    add_model_flags(parser)
+    add_decoding_flags(parser)
+
+
+def _add_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE.jsonl", help="what the service wrote to stdout")
+    _add_formats(parser)
+
+
+def _formats(text: str) -> tuple[str, ...]:
+    chosen = tuple(dict.fromkeys(part.strip().lower().lstrip(".") for part in text.split(",") if part.strip()))
+    unknown = [each for each in chosen if each not in FORMATS]
+    if unknown or not chosen:
+        raise argparse.ArgumentTypeError(f"{text!r}: {', '.join(unknown) or 'nothing'} is none of {', '.join(FORMATS)}")
+    return chosen

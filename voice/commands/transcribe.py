@@ -1,0 +1,223 @@
+"""``voice-asr transcribe``: recordings to text, subtitles and tables, as many at once as there are cores.
+
+Files -> files, what goes on on stderr; exit code 0, or 1 where some recording failed. Each worker process loads the models once; the
+main process writes. A worker that dies costs the recordings that were not done, not the results of the others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
+from pathlib import Path
+from typing import Any
+
+import soundfile
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from voice.commands.file_recognition import FileRecognizer, Recognized
+from voice.commands.formats import WRITERS, Event
+from voice.commands.results import Input, inputs_below, targets_of, write_all
+from voice.config import Settings, load_settings
+from voice.errors import EXIT_CONFIG, EXIT_INPUT, EXIT_MODEL, EXIT_OK, ConfigInvalid, ModelLoadFailed, describe
+from voice.flags import AUDIO_SUFFIXES, settings_of
+from voice.models.weights import locate_models
+from voice.process.logs import configure_logs
+
+EXIT_SOME_FAILED = 1
+EXIT_INTERRUPTED = 130
+_POLL_SEC = 0.2
+_MODEL_FLAGS = ("command", "paths", "formats", "output", "force", "emotion_labels", "recursive", "jobs", "mode", "config", "speed")
+
+
+def main(flags: argparse.Namespace) -> int:
+    """Recognise recordings and write the results; the exit code."""
+    console = Console(stderr=True, highlight=False)
+    configure_logs("console", "warning")
+    try:
+        settings = load_settings(_given(flags), flags.config)
+        locate_models(settings)  # a download or a conversion happens here, once, and not in each worker
+    except ConfigInvalid as error:
+        for problem in error.problems:
+            console.print(f"error: {problem}", markup=False, soft_wrap=True)
+        return EXIT_CONFIG
+    except ModelLoadFailed as error:
+        console.print(f"error: {error}", markup=False, soft_wrap=True)
+        return EXIT_MODEL
+    inputs, problems = inputs_below(flags.paths, AUDIO_SUFFIXES, recursive=flags.recursive)
+    to_stdout = str(flags.output) == "-"
+    if to_stdout and (len(inputs) > 1 or len(flags.formats) > 1):
+        console.print("error: -o - takes one recording and one format", markup=False, soft_wrap=True)
+        return EXIT_CONFIG
+    targets = targets_of(inputs, None if to_stdout else flags.output, flags.formats)
+    todo = [
+        (each, files)
+        for each, files in zip(inputs, targets, strict=True)
+        if to_stdout or flags.force or not all(path.exists() for path in files.values())
+    ]
+    if len(todo) < len(inputs):
+        console.print(f"{len(inputs) - len(todo)} of {len(inputs)} are done already (--force does them anew)", markup=False, soft_wrap=True)
+    started = time.monotonic()
+    run = _Run(flags, settings, console)
+    try:
+        for (each, files), result in run.results(todo):
+            failure: str | None = result.problem
+            try:
+                _write(result.events, files, to_stdout=to_stdout, emotion=flags.emotion_labels, failed=failure is not None)
+            except OSError as error:
+                failure = f"the results cannot be written ({error.strerror}): {error.filename}"
+            if failure:
+                problems.append(failure if str(each.path) in failure else f"{each.path}: {failure}")
+    except KeyboardInterrupt:
+        console.print("stopped; what is done is kept, the same command goes on from there", markup=False, soft_wrap=True)
+        return EXIT_INTERRUPTED
+    if flags.speed and run.audio_sec:
+        taken = time.monotonic() - started
+        console.print(
+            f"{run.audio_sec:.1f} s of audio in {taken:.1f} s: {run.audio_sec / taken:.1f} times as fast as it was spoken", markup=False
+        )
+    for problem in problems:
+        console.print(f"failed: {problem}", style="red", markup=False, soft_wrap=True)
+    if problems and not inputs:
+        return EXIT_INPUT
+    return EXIT_SOME_FAILED if problems else EXIT_OK
+
+
+def _given(flags: argparse.Namespace) -> dict[str, Any]:
+    """The settings among the flags."""
+    return settings_of(argparse.Namespace(**{name: value for name, value in vars(flags).items() if name not in _MODEL_FLAGS}))
+
+
+def _write(events: list[Event], files: dict[str, Path], *, to_stdout: bool, emotion: bool, failed: bool) -> None:
+    """Write the results of one recording; of one that failed, only where something was recognised."""
+    if failed and not any(event["type"] == "voice.asr_text.final" for event in events):
+        return
+    texts = {path: WRITERS[ending](events, emotion=emotion) for ending, path in files.items()}
+    if to_stdout:
+        sys.stdout.write("".join(texts.values()))
+    else:
+        write_all(texts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Position:
+    """How far a recording was read."""
+
+    index: int
+    seconds: float
+
+
+class _Run:
+    """Recordings, the workers that recognise them, and a bar that shows how far they are."""
+
+    def __init__(self, flags: argparse.Namespace, settings: Settings, console: Console) -> None:
+        self._flags = flags
+        self._settings = settings
+        self._console = console
+        self.audio_sec = 0.0
+        """Recognised so far."""
+
+    def results(self, todo: Sequence[tuple[Input, dict[str, Path]]]) -> Iterator[tuple[tuple[Input, dict[str, Path]], Recognized]]:
+        """What came of each recording, in the order in which they are done."""
+        if not todo:
+            return
+        lengths = [_length_sec(each.path) for each, _ in todo]
+        jobs = min(self._flags.jobs or os.cpu_count() or 1, len(todo))
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), _Speed(), TimeRemainingColumn())
+        with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as bar:
+            task = bar.add_task(f"{len(todo)} recordings", total=sum(lengths) or None)
+            positions = [0.0] * len(todo)
+
+            def show(position: _Position) -> None:
+                positions[position.index] = min(position.seconds, lengths[position.index] or position.seconds)
+                bar.update(task, completed=sum(positions))
+
+            recognized = self._alone(todo, show) if jobs == 1 else self._side_by_side(todo, lengths, jobs, show)
+            for index, result in recognized:
+                self.audio_sec += result.audio_sec
+                show(_Position(index, lengths[index] or result.audio_sec))
+                if not self._console.is_terminal:
+                    self._console.print(f"{todo[index][0].path}: {result.audio_sec:.1f} s", markup=False, soft_wrap=True)
+                yield todo[index], result
+
+    def _alone(self, todo: Sequence[tuple[Input, Any]], show: Callable[[_Position], None]) -> Iterator[tuple[int, Recognized]]:
+        recognizer = FileRecognizer(self._settings, self._flags.mode)
+        for index, (each, _) in enumerate(todo):
+            yield index, recognizer.recognize(each.path, functools.partial(_show_position, show, index))
+
+    def _side_by_side(
+        self, todo: Sequence[tuple[Input, Any]], lengths: Sequence[float], jobs: int, show: Any
+    ) -> Iterator[tuple[int, Recognized]]:
+        """Longest first, so that no worker is left alone with a long one at the end."""
+        context = multiprocessing.get_context("spawn")  # a fork would share ONNX Runtime's threads
+        progress: SimpleQueue[_Position] = context.SimpleQueue()
+        order = sorted(range(len(todo)), key=lambda index: -lengths[index])
+        pool = ProcessPoolExecutor(jobs, context, _prepare, (_given(self._flags), self._flags.config, self._flags.mode, progress))
+        futures: dict[Future[Recognized], int] = {pool.submit(_recognize, index, todo[index][0].path): index for index in order}
+        try:
+            while futures:
+                done, _ = wait(futures, _POLL_SEC, FIRST_COMPLETED)
+                while not progress.empty():
+                    show(progress.get())
+                for future in done:
+                    yield futures.pop(future), _outcome(future)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _show_position(show: Callable[[_Position], None], index: int, seconds: float) -> None:
+    show(_Position(index, seconds))
+
+
+def _outcome(future: Future[Recognized]) -> Recognized:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return Recognized([], 0.0, "a worker process ended (out of memory? fewer at once: --jobs 1)")
+    except Exception as error:  # noqa: BLE001 -- one recording must not cost the others
+        return Recognized([], 0.0, describe(error))
+
+
+def _length_sec(path: Path) -> float:
+    """Of a recording, 0 where only decoding tells."""
+    try:
+        return float(soundfile.info(str(path)).duration)
+    except (RuntimeError, OSError):
+        return 0.0
+
+
+class _Speed(ProgressColumn):
+    """How many times as fast as it was spoken."""
+
+    def render(self, task: Task) -> Text:
+        """``12.3x``."""
+        return Text(f"{task.speed:.1f}x" if task.speed else "", style="progress.data.speed")
+
+
+# --- in a worker ----------------------------------------------------------------------------------------------------------
+
+_worker: tuple[FileRecognizer, SimpleQueue[_Position]] | None = None
+
+
+def _prepare(given: dict[str, Any], config: str | None, mode: Any, progress: SimpleQueue[_Position]) -> None:
+    global _worker  # noqa: PLW0603 -- a worker process has one set of models, and no other place for it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the main process says what there is to say
+    configure_logs("console", "warning")
+    _worker = FileRecognizer(load_settings(given, config), mode), progress
+
+
+def _recognize(index: int, path: Path) -> Recognized:
+    assert _worker is not None  # noqa: S101 -- _prepare came before
+    recognizer, progress = _worker
+    return recognizer.recognize(path, lambda seconds: progress.put(_Position(index, seconds)))

@@ -1,0 +1,84 @@
+"""What the pipeline knows -> events of the contract.
+
+Stage: output. Hypothesis, Transcript, Emotion, Level -> event. No state, any thread.
+Raises: ``pydantic.ValidationError`` for a value that the contract does not allow, such as a confidence that is no number.
+"""
+
+from __future__ import annotations
+
+import secrets
+
+from voice.audio import samples_to_ms
+from voice.level import Level
+from voice.output.events import AudioLevel, EmotionEvent, EmotionSummary, FinalEvent, LevelEvent, PartialEvent, TokenTime
+from voice.transcript import CONTINUES, Emotion, Hypothesis, Transcript
+
+
+def partial_event(trace_id: str, source: str, hypothesis: Hypothesis, start_sample: int, end_sample: int) -> PartialEvent:
+    """The wire form of a hypothesis."""
+    return PartialEvent(
+        trace_id=trace_id,
+        source=source,
+        text=hypothesis.text,
+        confidence=_rounded(hypothesis.confidence),
+        start_ms=samples_to_ms(start_sample),
+        end_ms=samples_to_ms(end_sample),
+        stable_chars=hypothesis.stable_chars,
+        raw_text=hypothesis.text,
+    )
+
+
+def final_event(source: str, transcript: Transcript) -> FinalEvent:
+    """The wire form of a transcript."""
+    emotion = transcript.emotion
+    return FinalEvent(
+        trace_id=transcript.trace_id,
+        source=source,
+        text=transcript.text,
+        confidence=_rounded(transcript.confidence),
+        start_ms=samples_to_ms(transcript.start_sample),
+        end_ms=samples_to_ms(transcript.end_sample),
+        endpoint=transcript.endpoint,
+        raw_text=transcript.raw_text,
+        tokens=[
+            TokenTime(
+                text=token.text.replace(CONTINUES, ""),
+                start_ms=samples_to_ms(token.start_sample),
+                end_ms=samples_to_ms(token.end_sample),
+                confidence=_rounded(token.confidence),
+            )
+            for token in transcript.tokens
+        ],
+        emotion=EmotionSummary(label=emotion.label, confidence=_rounded(emotion.confidence)) if emotion else None,
+        lost_ms=samples_to_ms(transcript.lost_samples),
+        level=audio_level(transcript.level),
+    )
+
+
+def audio_level(level: Level) -> AudioLevel:
+    """The wire form of a level."""
+    return AudioLevel(rms_dbfs=level.rms_dbfs, peak_dbfs=level.peak_dbfs, clipped_ratio=round(level.clipped_ratio, 4))
+
+
+def level_event(end_ms: int, level: Level | None) -> LevelEvent:
+    """The wire form of the microphone's level; None while muted."""
+    return LevelEvent(
+        trace_id=secrets.token_hex(8), end_ms=end_ms, muted=level is None, level=None if level is None else audio_level(level)
+    )
+
+
+def emotion_event(trace_id: str, emotion: Emotion) -> EmotionEvent:
+    """The wire form of an emotion."""
+    return EmotionEvent(
+        trace_id=trace_id,
+        source=emotion.source,
+        label=emotion.label,
+        confidence=_rounded(emotion.confidence),
+        scores={label: _rounded(score) for label, score in emotion.scores.items()},
+        start_ms=samples_to_ms(emotion.start_sample),
+        end_ms=samples_to_ms(emotion.end_sample),
+    )
+
+
+def _rounded(probability: float) -> float:
+    return round(min(max(probability, 0.0), 1.0), 4)
