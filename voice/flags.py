@@ -27,7 +27,7 @@ _SOUND = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac", ".wma", ".am
 _VIDEO = (".mp4", ".m4v", ".mkv", ".mov", ".avi", ".webm", ".3gp", ".ts")
 AUDIO_SUFFIXES = frozenset((*_SOUND, *_VIDEO))
 """Of recordings, with sound alone and with pictures."""
-_NOT_SETTINGS = frozenset(("config", "list_devices", "command", "mode"))
+_NOT_SETTINGS = frozenset(("config", "list_devices", "mode", "given"))
 _CLOSE = 0.6
 _PROCESSORS = {"cpu": "cpu", "cuda": "cuda", "gpu": "cuda"}
 

@@ -21,6 +21,7 @@ from voice.process.start import begin
 EXIT_USAGE = 2
 COMMANDS = {
     "run": "recognise a microphone, a file or stdin; events on stdout (as asr_service_streaming.py does)",
+    "listen": "see what the service hears: level, text, finals; live, from a pipe or from a recording",
     "transcribe": "recognise files and folders; text, subtitles, tables",
     "export": "text, subtitles and tables of recorded events",
     "completion": "print what completes the flags of voice-asr in a shell",
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given[0] not in COMMANDS:
         parser.parse_args(given)  # --help, --version, or an error: each ends the process
     flags = subcommands[given[0]].parse_args(given[1:])  # its own parser says best what it did not understand
+    flags.given = given[1:]
     if problem := missing():
         parser.exit(EXIT_USAGE, f"error: {problem}\n")
     module = importlib.import_module(f"voice.commands.{given[0]}")
@@ -85,15 +87,25 @@ def build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
         )
 
     run = add("run", "voice-asr run --device jabra --status-events | my-assistant")
-    run.add_argument(
-        "--mode", choices=("streaming", "sliced"), default="streaming", help="how audio is cut for the recogniser (default: streaming)"
-    )
+    _add_mode(run)
     add_service_flags(run)
+    listen = add("listen", "voice-asr listen --embedded, or: voice-asr listen asr_output.jsonl")
+    listen.add_argument(
+        "source", nargs="?", default=None, metavar="FILE.jsonl|-", help="recorded events, or stdin (default: start a service)"
+    )
+    listen.add_argument("-v", "--verbose", action="store_true", default=False, help="show the log, too")
+    _add_mode(listen)
+    add_service_flags(listen)
     _add_transcribe(add("transcribe", "voice-asr transcribe talks/ --recursive -f srt,txt -o subtitles/"))
     _add_export(add("export", "voice-asr export asr_output.jsonl -f srt -o subtitles/"))
     completion = add("completion", 'eval "$(voice-asr completion bash)"')
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which shell")
     return parser, dict(commands.choices)
+
+
+def _add_mode(parser: argparse.ArgumentParser) -> None:
+    help_text = "how audio is cut for the recogniser (default: streaming)"
+    parser.add_argument("--mode", choices=("streaming", "sliced"), default="streaming", help=help_text)
 
 
 def _add_formats(parser: argparse.ArgumentParser) -> None:
@@ -118,9 +130,7 @@ def _add_transcribe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recursive", action="store_true", default=False, help="the folders in folders, too")
     parser.add_argument("--speed", action="store_true", default=False, help="say at the end how fast it was")
     parser.add_argument("--jobs", type=int, default=None, metavar="N", help="files at once (default: one for each core)")
-    parser.add_argument(
-        "--mode", choices=("streaming", "sliced"), default="streaming", help="how audio is cut for the recogniser (default: streaming)"
-    )
+    _add_mode(parser)
     parser.add_argument("--config", default=None, metavar="FILE", help="settings file (YAML)")
     add_model_flags(parser)
     add_decoding_flags(parser)

@@ -38,7 +38,7 @@ from voice.process.logs import configure_logs
 EXIT_SOME_FAILED = 1
 EXIT_INTERRUPTED = 130
 _POLL_SEC = 0.2
-_MODEL_FLAGS = ("command", "paths", "formats", "output", "force", "emotion_labels", "recursive", "jobs", "mode", "config", "speed")
+_OUR_FLAGS = ("paths", "formats", "output", "force", "emotion_labels", "recursive", "jobs", "speed")
 
 
 def main(flags: argparse.Namespace) -> int:
@@ -96,7 +96,7 @@ def main(flags: argparse.Namespace) -> int:
 
 def _given(flags: argparse.Namespace) -> dict[str, Any]:
     """The settings among the flags."""
-    return settings_of(argparse.Namespace(**{name: value for name, value in vars(flags).items() if name not in _MODEL_FLAGS}))
+    return settings_of(argparse.Namespace(**{name: value for name, value in vars(flags).items() if name not in _OUR_FLAGS}))
 
 
 def _write(events: list[Event], files: dict[str, Path], *, to_stdout: bool, emotion: bool, failed: bool) -> None:

@@ -1,0 +1,39 @@
+"""A voice assistant in a few lines: it answers what it hears, and does not hear itself. From the repository: python -m examples.assistant
+
+It goes on when the service crashes or the microphone is replugged (voice/client.py). Flags after the command go to the service:
+python -m examples.assistant --embedded --hotwords words.txt
+"""
+
+import shutil
+import subprocess
+import sys
+import time
+
+from voice.client import Abandoned, Error, Final, VoiceService
+
+
+def answer(text: str) -> str:
+    """Put your own here."""
+    return f"现在是{time.strftime('%H点%M分')}" if "几点" in text else f"你说的是：{text}"
+
+
+def say(text: str) -> None:
+    print("assistant:", text, flush=True)
+    if shutil.which("espeak-ng"):
+        subprocess.run(["espeak-ng", "-v", "cmn", text], check=False)
+
+
+def complain(error: Error) -> None:
+    print("problem:", error.message, file=sys.stderr, flush=True)
+
+
+with VoiceService(*(sys.argv[1:] or ["--embedded"]), on_error=complain) as service:
+    service.wait_listening(600)  # the first start downloads and converts models
+    for event in service:
+        if isinstance(event, Final) and event.text:
+            print("you:", event.text, flush=True)
+            service.mute()
+            say(answer(event.text))
+            service.unmute()
+        elif isinstance(event, Abandoned):
+            say("对不起，请再说一遍。")
