@@ -27,7 +27,7 @@ _DESCRIPTIONS: dict[Mode, str] = {
     "sliced": "Voice ASR service, sliced mode: each slice is decoded with its left context and without any model state.",
     "streaming": "Voice ASR service, streaming mode: one cache per utterance, partials with a provisional tail.",
 }
-_NO_DEVICES = (
+NO_DEVICES = (
     "no microphone was found: connect one; on Linux `arecord -l` must list it, or a sound server must run (`pactl list short sources`); "
     "a container needs --device /dev/snd or the sound server's socket in PULSE_SERVER; without a microphone use --input FILE or --input -"
 )
@@ -70,7 +70,7 @@ def _list_devices() -> int:
         sys.stderr.write(f"error: {describe(error)}\n")
         return error.exit_code
     if not lines:
-        sys.stderr.write(f"error: {_NO_DEVICES}\n")
+        sys.stderr.write(f"error: {NO_DEVICES}\n")
         return EXIT_INPUT
     for line in lines:
         print(line)  # noqa: T201 -- a listing for a person, not a run of the service

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, wait
+from dataclasses import replace
+from typing import Any
 
 import structlog
 
 from voice.capture.portaudio import BlockQueue, Capture, ControlThread, MicrophoneSettings, close_unwanted, import_sounddevice, result_of
 from voice.capture.sound_server import SoundServer, Source
+from voice.capture.sources import find_source, list_sources
 from voice.errors import AudioDeviceUnavailable, describe
 from voice.losses import LossLedger
 from voice.process.clock import clock_sec
@@ -21,6 +24,8 @@ _OPEN_TIMEOUT_SEC = 15.0
 _CLOSE_TIMEOUT_SEC = 2.0
 _SERVER_TIMEOUT_SEC = 1.0
 """A sound server that does not answer for this long is taken for none until it does."""
+_SERVER_DEVICE = "pulse"
+"""PortAudio's way to the sound server; the source is chosen by ``SoundServer.pin``."""
 _FIRST_PAUSE_SEC, _LONGEST_PAUSE_SEC = 0.25, 1.0
 """Pause between two tries. A try costs 20 ms of compute; with pauses of 2 s a monitor source that came back was read after 4 s, with 1 s
 after 2.1 s."""
@@ -118,9 +123,32 @@ class Opener:
 
     def _open(self) -> Capture:
         """Open the device. Control thread."""
-        capture = Capture(import_sounddevice(), self._settings, self._blocks, self._ledger)
+        sounddevice = import_sounddevice()
+        capture = Capture(sounddevice, self._on_source(sounddevice.query_devices()), self._blocks, self._ledger)
         capture.stream = self.sound_server.wait_for_stream(capture.opened_at, _SERVER_TIMEOUT_SEC)
         return capture
+
+    def _on_source(self, devices: Any) -> MicrophoneSettings:
+        """The settings, with the way to the sound server in the place of the name of one of its sources.
+
+        A raw device beside a sound server would be refused, or take it from all others.
+
+        Raises:
+            AudioDeviceUnavailable: neither the server nor PortAudio has such a name.
+        """
+        wanted = self._settings.device
+        names = [device["name"] for device in devices if device["max_input_channels"] > 0]
+        if not isinstance(wanted, str) or wanted in names:
+            return self._settings
+        sources = list_sources(_SERVER_TIMEOUT_SEC) or []
+        source = find_source(sources, wanted)
+        if source is not None:
+            self.sound_server.pin(Source(source.name, source.description), asked_for=True)
+            return replace(self._settings, device=_SERVER_DEVICE if _SERVER_DEVICE in names else None)
+        if sources and not any(wanted.casefold() in name.casefold() for name in names):
+            there = ", ".join(f"'{each.description}'" for each in sources)
+            raise AudioDeviceUnavailable(f"no microphone is named like '{wanted}'; there are: {there}")
+        return self._settings
 
     def _open_anew(self) -> Capture:
         """Open the device as it is found now, until it delivers, on its home source. Control thread."""

@@ -96,9 +96,12 @@ class SoundServer:
         self._wanted = None
         return self._lacks_wanted
 
-    def pin(self, source: Source) -> None:
-        """Have streams that are opened from now on connect to this source or fail. A choice of the user's stays."""
-        if _PIN not in os.environ or self._pinned:
+    def pin(self, source: Source, *, asked_for: bool = False) -> None:
+        """Have streams that are opened from now on connect to this source or fail.
+
+        A choice that the user made in the environment stays, unless the settings ask for this source by name.
+        """
+        if _PIN not in os.environ or self._pinned or asked_for:
             os.environ[_PIN] = source.name
             self._pinned = True
 

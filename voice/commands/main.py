@@ -24,6 +24,8 @@ COMMANDS = {
     "listen": "see what the service hears: level, text, finals; live, from a pipe or from a recording",
     "transcribe": "recognise files and folders; text, subtitles, tables",
     "export": "text, subtitles and tables of recorded events",
+    "devices": "the microphones, and what --device takes for each",
+    "doctor": "check packages, sound, microphone, models and speed; a remedy for what is wrong",
     "completion": "print what completes the flags of voice-asr in a shell",
 }
 DESCRIPTION = "Mandarin speech recognition on this machine."
@@ -98,6 +100,12 @@ def build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     add_service_flags(listen)
     _add_transcribe(add("transcribe", "voice-asr transcribe talks/ --recursive -f srt,txt -o subtitles/"))
     _add_export(add("export", "voice-asr export asr_output.jsonl -f srt -o subtitles/"))
+    devices = add("devices", "voice-asr devices --json")
+    devices.add_argument("--json", action="store_true", default=False, help="as a list of JSON objects")
+    doctor = add("doctor", "voice-asr doctor --device jabra")
+    doctor.add_argument("--json", action="store_true", default=False, help="as a list of JSON objects")
+    doctor.add_argument("--no-microphone", action="store_true", default=False, help="do not listen to the microphone")
+    add_service_flags(doctor)
     completion = add("completion", 'eval "$(voice-asr completion bash)"')
     completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="which shell")
     return parser, dict(commands.choices)

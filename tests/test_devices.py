@@ -1,0 +1,145 @@
+"""The microphones as people know them, and the service on one that was named by a part of that."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import EXAMPLES, REPOSITORY, environment, final_texts, of_type
+from virtual_microphone import NEEDS_PULSEAUDIO, VirtualMicrophone
+
+from voice.capture import sources
+from voice.capture.sources import MicrophoneInfo, find_source, handle_of, list_inputs, list_sources
+from voice.commands.devices import table
+
+JABRA = MicrophoneInfo("alsa_input.usb-0b0e_Jabra_SPEAK_510", "Jabra Speak 510 Mono", 48_000, 1, is_default=True)
+BUILT_IN = MicrophoneInfo("alsa_input.pci-0000_00_1f.3", "Built-in Audio Analog Stereo", 44_100, 2, is_default=False)
+MONITOR = MicrophoneInfo("alsa_output.usb-0b0e_Jabra.monitor", "Monitor of Jabra Speak 510", 48_000, 2, is_default=False, is_monitor=True)
+ALL = [JABRA, BUILT_IN, MONITOR]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("jabra", JABRA),
+        ("JABRA speak", JABRA),
+        ("built-in", BUILT_IN),
+        ("pci-0000", BUILT_IN),
+        ("Monitor of Jabra Speak 510", MONITOR),
+        ("monitor", MONITOR),
+        (JABRA.name, JABRA),
+        ("webcam", None),
+    ],
+)
+def test_any_part_of_either_name_finds_it_and_microphones_come_before_monitors(wanted: str, found: MicrophoneInfo | None) -> None:
+    assert find_source(ALL, wanted) is found
+
+
+def test_of_several_the_default_is_meant() -> None:
+    other = MicrophoneInfo("second", "Jabra Speak 510 Mono", 48_000, 1, is_default=False)
+    assert find_source([other, JABRA], "speak") is JABRA
+
+
+def test_a_handle_is_a_word_that_means_it_alone() -> None:
+    assert handle_of(BUILT_IN, ALL) == "built-in"
+    assert handle_of(MONITOR, ALL) == "monitor"
+    assert handle_of(JABRA, ALL) == "mono"
+    assert handle_of(JABRA, [JABRA, BUILT_IN]) == "jabra"
+    twin = MicrophoneInfo("second", "Jabra Speak 510 Mono", 48_000, 1, is_default=False)
+    assert handle_of(twin, [*ALL, twin]) == "second"
+    assert all(find_source(ALL, handle_of(each, ALL)) is each for each in ALL)
+
+
+def test_the_table_is_aligned_and_says_what_is_special() -> None:
+    muted = MicrophoneInfo("m", "会议麦克风", 16_000, 1, is_default=False, is_muted=True)
+    lines = table([JABRA, muted, MONITOR]).splitlines()
+    assert lines[0].startswith("* mono")
+    assert '"Jabra Speak 510 Mono"' in lines[0]
+    assert lines[0].endswith("48 kHz  1 ch  default")
+    assert lines[1].endswith("16 kHz  1 ch  muted")
+    assert lines[2].endswith("monitor: what is played, not what is said")
+
+
+def test_portaudios_inputs_where_there_is_no_server() -> None:
+    devices = [
+        {"name": "HDMI", "max_input_channels": 0, "default_samplerate": 48_000.0},
+        {"name": "USB", "max_input_channels": 2, "default_samplerate": 44_100.0},
+    ]
+    assert list_inputs(devices, 1) == [MicrophoneInfo("USB", "USB", 44_100, 2, is_default=True, index=1)]
+
+
+def test_a_server_that_hangs_is_none_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    import time
+
+    monkeypatch.setattr(sources, "_ask", lambda: time.sleep(5))
+    started = time.monotonic()
+    assert list_sources(0.1) is None
+    assert time.monotonic() - started < 3
+
+
+# --- on a real server ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def microphone(tmp_path: Path) -> Iterator[VirtualMicrophone]:
+    microphone = VirtualMicrophone(tmp_path)
+    microphone.start()
+    yield microphone
+    microphone.stop()
+
+
+def devices(microphone: VirtualMicrophone, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "voice", "devices", *flags],
+        cwd=REPOSITORY,
+        env=environment(PYTHONIOENCODING="utf-8", **microphone.variables),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@NEEDS_PULSEAUDIO
+@pytest.mark.slow
+def test_the_sources_of_the_server_are_listed(microphone: VirtualMicrophone) -> None:
+    microphone.plug_in_another()
+    result = devices(microphone)
+    assert result.returncode == 0, result.stderr
+    assert "* null" in result.stdout
+    assert '"Monitor of Webcam"' in result.stdout
+    listed = {each["description"]: each for each in json.loads(devices(microphone, "--json").stdout)}
+    assert listed["Monitor of Null Output"]["is_default"]
+    assert listed["Monitor of Webcam"] == {
+        "device": "webcam", "name": "webcam.monitor", "description": "Monitor of Webcam", "rate_hz": 48_000, "channels": 2,
+        "is_default": False, "is_monitor": True, "is_muted": False, "index": None,
+    }  # fmt: skip
+
+
+@NEEDS_PULSEAUDIO
+@pytest.mark.slow
+def test_a_microphone_named_by_a_part_of_its_name_is_the_one_that_is_heard(microphone: VirtualMicrophone) -> None:
+    microphone.plug_in_another()
+    service = microphone.listen("streaming", "--device", "WEBcam")
+    listening = service.wait_for(lambda event: event.get("state") == "listening")
+    assert listening["device"] == "Monitor of Webcam"
+    microphone.sink = "webcam"
+    microphone.play(EXAMPLES / "air_conditioner.wav")
+    service.wait_for(lambda event: event["type"].endswith("final"))
+    service.process.terminate()
+    events, code = service.finish()
+    assert (code, final_texts(events)) == (0, ["打开卧室的空调"])
+    assert all(event["level"] for event in of_type(events, "final"))
+
+
+@NEEDS_PULSEAUDIO
+@pytest.mark.slow
+def test_a_name_that_nothing_has_is_said_with_the_names_there_are(microphone: VirtualMicrophone) -> None:
+    service = microphone.listen("streaming", "--device", "jabra", "--no-wait-for-device")
+    events, code = service.finish()
+    (error,) = of_type(events, "error_event")
+    assert code == 4
+    assert "no microphone is named like 'jabra'; there are: 'Monitor of Null Output'" in error["message"]
