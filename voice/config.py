@@ -29,6 +29,7 @@ from voice.yaml_file import MAX_DEPTH, read_mapping
 
 DEFAULT_PATH = DATA / "config" / "default.yaml"
 ENV_PREFIX = "VOICE_ASR__"
+_HERE = "{here}/"
 _FRAME_SEC = 0.06
 """Length of one frame of ``chunk_size``."""
 
@@ -256,7 +257,7 @@ def load_settings(
     Raises:
         ConfigInvalid: any problem in any layer, all of them listed.
     """
-    from_file = _read_layer(config_path) if config_path is not None else {}
+    from_file = _with_folder(_read_layer(config_path), config_path) if config_path is not None else {}
     from_environment, problems = _environment_layer(environment)
     merged = copy.deepcopy(_defaults())
     given: set[str] = set()
@@ -316,6 +317,15 @@ def _read_layer(path: str | Path) -> dict[str, Any]:
         raise ConfigInvalid([f"{path} cannot be read ({error.strerror})"]) from error
     except FileInvalid as error:
         raise ConfigInvalid([f"{path} {error}"]) from error
+
+
+def _with_folder(value: Any, path: str | Path) -> Any:
+    """A layer in which ``{here}/`` at the start of a text is the folder of its file: a bundle of models may stand anywhere."""
+    if isinstance(value, dict):
+        return {key: _with_folder(each, path) for key, each in value.items()}
+    if isinstance(value, str) and value.startswith(_HERE):
+        return str(expand(path).absolute().parent / value[len(_HERE) :])
+    return value
 
 
 def _environment_layer(environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:

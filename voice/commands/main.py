@@ -25,6 +25,7 @@ COMMANDS = {
     "transcribe": "recognise files and folders; text, subtitles, tables",
     "export": "text, subtitles and tables of recorded events",
     "devices": "the microphones, and what --device takes for each",
+    "models": "which models there are, where they are, whether they are whole; fetch, bundle, convert, remove",
     "doctor": "check packages, sound, microphone, models and speed; a remedy for what is wrong",
     "completion": "print what completes the flags of voice-asr in a shell",
 }
@@ -102,6 +103,12 @@ def build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     _add_export(add("export", "voice-asr export asr_output.jsonl -f srt -o subtitles/"))
     devices = add("devices", "voice-asr devices --json")
     devices.add_argument("--json", action="store_true", default=False, help="as a list of JSON objects")
+    models = add("models", "voice-asr models pull --to /media/usb/voice-models")
+    models.add_argument("action", choices=("list", "path", "pull", "verify", "convert", "rm"), help="what to do")
+    models.add_argument("names", nargs="*", default=[], metavar="NAME|DIR", help="models (default: those of a run)")
+    models.add_argument("--hub", choices=("ms", "hf"), default="ms", help="where they are downloaded from (default: ms)")
+    models.add_argument("--to", type=Path, default=None, metavar="DIR", help="pull: a copy there, with sums and a settings file")
+    models.add_argument("--json", action="store_true", default=False, help="list: as a list of JSON objects")
     doctor = add("doctor", "voice-asr doctor --device jabra")
     doctor.add_argument("--json", action="store_true", default=False, help="as a list of JSON objects")
     doctor.add_argument("--no-microphone", action="store_true", default=False, help="do not listen to the microphone")

@@ -54,9 +54,7 @@ def resolve_model(name: str, hub: Hub) -> Path:
     """
     if names_path(name):
         return resolve_directory(name)
-    hub_id = _HUB_IDS.get(name, {}).get(hub, name)
-    if len(hub_id) > _MAX_HUB_ID or not _HUB_ID.fullmatch(hub_id):
-        raise ModelLoadFailed(f"{name} is neither a directory nor a model that the hub '{hub}' is known to have")
+    hub_id = hub_id_of(name, hub)
     fetch = _from_modelscope if hub == "ms" else _from_hugging_face
     try:
         cached = fetch(hub_id, local_only=True)
@@ -76,6 +74,35 @@ def resolve_model(name: str, hub: Hub) -> Path:
             f"try --hub {'hf' if hub == 'ms' else 'ms'}, give a local directory, or use --embedded"
         ) from error
     return directory
+
+
+def hub_id_of(name: str, hub: Hub) -> str:
+    """What a hub calls a model.
+
+    Raises:
+        ModelLoadFailed: no hub can have a model of that name.
+    """
+    hub_id = _HUB_IDS.get(name, {}).get(hub, name)
+    if len(hub_id) > _MAX_HUB_ID or not _HUB_ID.fullmatch(hub_id):
+        raise ModelLoadFailed(f"{name} is neither a directory nor a model that the hub '{hub}' is known to have")
+    return hub_id
+
+
+def find_model(name: str, hub: Hub) -> Path | None:
+    """As ``resolve_model``, without asking the network; None where the model is not on this machine.
+
+    Raises:
+        ModelLoadFailed: a path that is no readable directory, a name that no hub can have.
+    """
+    if names_path(name):
+        return resolve_directory(name)
+    fetch = _from_modelscope if hub == "ms" else _from_hugging_face
+    hub_id = hub_id_of(name, hub)
+    try:
+        directory = fetch(hub_id, local_only=True)
+    except Exception:  # noqa: BLE001 -- the clients raise a dozen types for "not in the cache"
+        return None
+    return directory if is_complete(directory) else None
 
 
 def names_path(name: str) -> bool:
