@@ -20,7 +20,7 @@ def answer(text: str) -> str:
 def say(text: str) -> None:
     print("assistant:", text, flush=True)
     if shutil.which("espeak-ng"):
-        subprocess.run(["espeak-ng", "-v", "cmn", text], check=False)
+        subprocess.run(["espeak-ng", "-v", "cmn", "--stdin"], input=text.encode(), check=False)
 
 
 def complain(error: Error) -> None:

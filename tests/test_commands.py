@@ -108,7 +108,7 @@ def test_run_is_the_service(mode: str) -> None:
     assert result.returncode == 0
     events = parse_events(result.stdout)
     assert final_texts(events) == [TEXT[:-1]]
-    assert events[-1]["source"].startswith("funasr.streaming" if mode == "streaming" else "funasr.paraformer")
+    assert events[0]["source"].startswith("funasr.streaming" if mode == "streaming" else "funasr.paraformer")
 
 
 @pytest.mark.slow

@@ -31,6 +31,8 @@ PACKAGES = (
     "yaml",
     "pypinyin",
     "wetext",
+    "rich",
+    "shtab",
 )
 """The modules of requirements.txt. torchaudio is not needed on a CPU, setuptools only by FunASR on Python 3.12."""
 EXIT_CONFIG = 2
