@@ -8,8 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from harness import EXAMPLES, REPOSITORY, environment, final_texts, of_type
+import soundfile
+from harness import EXAMPLES, REPOSITORY, environment, final_texts, of_type, start_service
 from virtual_microphone import NEEDS_PULSEAUDIO, VirtualMicrophone
 
 from voice.capture import sources
@@ -133,6 +135,26 @@ def test_a_microphone_named_by_a_part_of_its_name_is_the_one_that_is_heard(micro
     events, code = service.finish()
     assert (code, final_texts(events)) == (0, ["打开卧室的空调"])
     assert all(event["level"] for event in of_type(events, "final"))
+
+
+@NEEDS_PULSEAUDIO
+@pytest.mark.slow
+def test_a_microphone_that_is_muted_is_reported_and_clipping_too(microphone: VirtualMicrophone, tmp_path: Path) -> None:
+    variables = {**microphone.variables, "VOICE_ASR__AUDIO__SILENT_SEC": "2"}
+    service = start_service("streaming", "--input", "mic", "--status-events", **variables)
+    silent = service.wait_for(lambda event: event["type"] == "core.error_event")
+    assert (silent["error_code"], silent["recoverable"]) == ("audio_silent", True)
+    level = service.wait_for(lambda event: event["type"] == "core.level_event")
+    assert level["level"] == {"rms_dbfs": -120.0, "peak_dbfs": -120.0, "clipped_ratio": 0.0}
+    samples, rate_hz = soundfile.read(EXAMPLES / "two_utterances.wav")
+    soundfile.write(tmp_path / "loud.wav", np.clip(8 * samples, -1, 1), rate_hz)
+    microphone.begin_to_play(tmp_path / "loud.wav")
+    clipping = service.wait_for(lambda event: event["type"] == "core.error_event")
+    assert clipping["error_code"] == "audio_clipping"
+    service.process.terminate()
+    events, code = service.finish()
+    assert code == 0
+    assert max(event["level"]["clipped_ratio"] for event in of_type(events, "level_event")) > 0.01
 
 
 @NEEDS_PULSEAUDIO

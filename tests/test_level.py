@@ -56,7 +56,7 @@ def codes(found: list[Level | LevelProblem]) -> list[str]:
 
 @pytest.mark.parametrize("channels", [1, 2])
 def test_a_level_each_interval(channels: int) -> None:
-    found = heard(LevelMonitor(0.5), tone(0.5, 1.0), tone(0.05, 1.1), channels=channels)
+    found = heard(LevelMonitor(0.5, 5.0), tone(0.5, 1.0), tone(0.05, 1.1), channels=channels)
     assert all(isinstance(each, Level) for each in found)
     assert len(found) == 3  # blocks of 96 ms: after 576, 1,152 and 1,728 ms
     assert found[0].rms_dbfs == pytest.approx(-9.0, abs=0.1)
@@ -64,21 +64,31 @@ def test_a_level_each_interval(channels: int) -> None:
 
 
 def test_no_interval_is_no_level_and_problems_all_the_same() -> None:
-    found = heard(LevelMonitor(0.0), np.zeros(RATE_HZ * 6, np.float32))
+    found = heard(LevelMonitor(0.0, 5.0), np.zeros(RATE_HZ * 6, np.float32))
     assert codes(found) == ["audio_silent"]
     assert len(found) == 1
 
 
-def test_zeros_are_reported_once_and_again_after_sound() -> None:
-    monitor = LevelMonitor(0.0)
-    zeros, sound = np.zeros(RATE_HZ * 6, np.float32), tone(1e-4, 0.1)
-    assert codes(heard(monitor, zeros, zeros)) == ["audio_silent"]
-    assert codes(heard(monitor, sound, zeros)) == ["audio_silent"]
-    assert codes(heard(LevelMonitor(0.0), zeros[: RATE_HZ * 4], sound, zeros[: RATE_HZ * 4])) == []
+def zeros(seconds: float) -> np.ndarray:
+    return np.zeros(round(seconds * RATE_HZ), np.float32)
+
+
+def test_zeros_from_the_start_are_reported_once() -> None:
+    assert codes(heard(LevelMonitor(0.0, 5.0), zeros(12))) == ["audio_silent"]
+    assert codes(heard(LevelMonitor(0.0, 5.0), zeros(4))) == []
+    assert codes(heard(LevelMonitor(0.0, 0.0), zeros(12))) == [], "switched off"
+
+
+def test_a_device_that_was_heard_gets_a_minute_and_twice_as_long_each_time() -> None:
+    monitor, sound = LevelMonitor(0.0, 5.0), tone(1e-4, 0.1)
+    assert codes(heard(monitor, sound, zeros(59))) == []
+    assert codes(heard(monitor, sound, zeros(62))) == ["audio_silent"]
+    assert codes(heard(monitor, sound, zeros(118))) == []
+    assert codes(heard(monitor, sound, zeros(122))) == ["audio_silent"]
 
 
 def test_clipping_is_reported_once_and_again_after_ten_clean_seconds() -> None:
-    monitor = LevelMonitor(0.0)
+    monitor = LevelMonitor(0.0, 5.0)
     loud, clean = np.clip(tone(1.2, 3.0), -1, 1), tone(0.5, 5.0)
     assert codes(heard(monitor, loud, clean, loud)) == ["audio_clipping"]
     assert codes(heard(monitor, clean, clean, clean, loud)) == ["audio_clipping"]
@@ -87,14 +97,14 @@ def test_clipping_is_reported_once_and_again_after_ten_clean_seconds() -> None:
 def test_a_single_click_is_no_clipping() -> None:
     click = tone(0.2, 2.0)
     click[1_000:1_010] = 1.0
-    assert codes(heard(LevelMonitor(0.0), click)) == []
+    assert codes(heard(LevelMonitor(0.0, 5.0), click)) == []
 
 
 @given(
     hypothesis_numpy.arrays(np.float32, st.tuples(st.integers(0, 300), st.integers(1, 3)), elements=st.floats(width=32, allow_nan=True)),
 )
 def test_any_samples_have_a_level(samples: np.ndarray) -> None:
-    monitor = LevelMonitor(1e-9)
+    monitor = LevelMonitor(1e-9, 5.0)
     with np.errstate(over="ignore"):
         found = monitor.accept(AudioBlock(samples, RATE_HZ, captured_at=0.0))
     for each in found:

@@ -65,6 +65,7 @@ class AudioSettings(Section):
     queue_sec: Annotated[float, Field(ge=1, le=600)]
     stall_ms: Annotated[int, Field(ge=200, le=60_000)]
     zeros_sec: Annotated[float, Field(ge=0, le=86_400)]
+    silent_sec: Annotated[float, Field(ge=0, le=86_400)]
     wait_for_device: bool
 
     @field_validator("device", mode="before")

@@ -101,7 +101,7 @@ class Daemon:
             self._stop,
             status=self._status,
             max_failures=self._settings.model.max_failures,
-            monitor=LevelMonitor(self._settings.output.level_ms / 1000 if self._settings.output.status_events else 0.0),
+            monitor=LevelMonitor(self._level_sec, self._settings.audio.silent_sec),
             control=self._control,
             recorder=recorder,
         )
@@ -111,6 +111,11 @@ class Daemon:
         self._status("stopped", totals=totals)
         log.info("service_stopped", exit_code=code, lines=self._writer.num_lines, **totals.model_dump())
         return code
+
+    @property
+    def _level_sec(self) -> float:
+        """Between two level events; 0: none are wanted."""
+        return self._settings.output.level_ms / 1000 if self._settings.output.status_events else 0.0
 
     def _write(self, events: list[AnyEvent]) -> None:
         for event in events:

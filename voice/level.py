@@ -19,8 +19,8 @@ FULL_SCALE = 0.999
 """Samples from here on are clipped: the largest of 16 bit is 0.99997."""
 QUIETEST_DBFS = -120.0
 """Less, and silence, is reported as this."""
-_SILENT_SEC = 5.0
-"""So long nothing but zeros: rooms are never that quiet, devices that are muted are."""
+_LATER_SILENT_SEC = 60.0
+"""A device that was heard before: headsets and filters that suppress noise give zeros between sentences, too."""
 _CLIPPED_RATIO = 0.01
 """Of the samples of one second; beyond it speech is distorted so that it is recognised worse."""
 _UNCLIPPED_SEC = 10.0
@@ -66,9 +66,15 @@ def decibels(amplitude: float) -> float:
 class LevelMonitor:
     """Measures the blocks of a live device as they were captured, before they are resampled."""
 
-    def __init__(self, interval_sec: float) -> None:
-        """Report a level every ``interval_sec`` of audio; 0 never does, and problems are reported all the same."""
+    def __init__(self, interval_sec: float, silent_sec: float) -> None:
+        """Measure from the first block on.
+
+        Args:
+            interval_sec: report a level every so many seconds of audio; 0 never, and problems all the same.
+            silent_sec: nothing but zeros for so long at the start is a problem; 0 never. Later it takes longer, twice each time.
+        """
         self._interval_sec = interval_sec
+        self._patience_sec = silent_sec
         self._reported = _Measure()
         self._second = _Measure()
         self._zeros_sec = self._unclipped_sec = 0.0
@@ -85,12 +91,19 @@ class LevelMonitor:
         return found
 
     def _silence(self, measure: _Measure) -> list[LevelProblem]:
-        self._zeros_sec = self._zeros_sec + measure.seconds if measure.peak == 0 else 0.0
-        silent, self._silent = self._silent, self._zeros_sec >= _SILENT_SEC
-        if silent or not self._silent:
+        if self._patience_sec == 0:
             return []
+        if measure.peak > 0:
+            self._patience_sec = max(2 * self._patience_sec if self._silent else self._patience_sec, _LATER_SILENT_SEC)
+            self._zeros_sec, self._silent = 0.0, False
+            return []
+        self._zeros_sec += measure.seconds
+        if self._silent or self._zeros_sec < self._patience_sec:
+            return []
+        self._silent = True
         remedy = "it is muted or switched off: unmute it (pactl set-source-mute @DEFAULT_SOURCE@ 0), or choose another (--device)"
-        return [LevelProblem("audio_silent", f"AudioSilent: the microphone has given nothing but zeros for {_SILENT_SEC:g} s; {remedy}")]
+        what = f"the microphone has given nothing but zeros for {self._patience_sec:g} s"
+        return [LevelProblem("audio_silent", f"AudioSilent: {what}; {remedy}")]
 
     def _clipped(self, measure: _Measure) -> list[LevelProblem]:
         self._second += measure
