@@ -154,3 +154,11 @@ def test_an_entry_that_is_imported_does_not_run() -> None:
         before = signal.getsignal(signal.SIGTERM)
         assert "START" not in runpy.run_path(str(REPOSITORY / entry), run_name="entry")
         assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_package_that_python_path_spoils_is_said_to_be_spoilt_by_it(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("raise ImportError('another one')")
+    result = start("--embedded", PYTHONPATH=str(tmp_path))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "PYTHONPATH is set: try without it" in result.stderr
+    assert len(result.stderr.splitlines()) == 1

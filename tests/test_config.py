@@ -275,7 +275,7 @@ def test_malformed_yaml_names_the_file_and_the_place(settings_file: Any, text: s
 def test_a_file_in_another_encoding_is_named(tmp_path: Path):
     path = tmp_path / "settings.yaml"
     path.write_bytes("hotwords: 客厅".encode("gbk"))
-    assert problems(None, None, path) == [f"{path} is not UTF-8 text (byte 10)"]
+    assert problems(None, None, path) == [f"{path} is not UTF-8 text (byte 10); save it as UTF-8 (of GBK: iconv -f GBK -t UTF-8)"]
 
 
 @pytest.mark.parametrize(("text", "kind"), [("- 1\n- 2", "list"), ("hello", "str"), ("3", "int")])

@@ -385,3 +385,14 @@ def test_the_words_are_read_again_when_they_changed() -> None:
     assert repair.repair("章伟") == "张伟"
     words[0] = parse_lines(["彰伟"], "x")
     assert repair.repair("章伟") == "彰伟"
+
+
+@pytest.mark.parametrize("line", ["北京,40", "北京，40", "北京: 40", "北京=40", "北京\t40", "北京;40.5"])
+def test_a_weight_behind_a_mark_is_a_mistake_that_is_named(line: str) -> None:
+    with pytest.raises(ConfigInvalid, match="use a blank: 北京 40"):
+        parse_lines([line], "words.txt")
+
+
+@pytest.mark.parametrize("line", ["3,14", "12:30", "A=1", "北京 40", "二〇二六"])
+def test_other_words_with_marks_are_words(line: str) -> None:
+    assert parse_lines([line], "words.txt")

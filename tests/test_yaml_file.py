@@ -213,3 +213,9 @@ def test_a_path_is_expanded_whether_it_exists_or_not(monkeypatch: pytest.MonkeyP
     assert expand("a/b") == Path("a/b")
     (tmp_path / "file").touch()
     assert expand("file/below") == Path("file/below")  # ENOTDIR is for whoever opens it
+
+
+def test_a_tab_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("audio:\n\tinput: mic\n")
+    assert refused(path) == "is not YAML: line 2 is indented with a tab; use spaces"

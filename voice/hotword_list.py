@@ -7,6 +7,7 @@ begin with ``#`` are skipped. A ``HotwordList`` holds the words it read last. Wo
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,8 @@ MAX_LENGTH = 64
 MAX_WORDS = 1_000
 MAX_FILE_BYTES = 1_000_000
 """Four times what the longest list of the longest Chinese words takes."""
+
+_WEIGHT_BEHIND_A_MARK = re.compile(r"([^,，:：;；=|\t]*[\u4e00-\u9fff])\s*[,，:：;；=|\t]\s*(\d+(?:\.\d+)?)")
 
 log = structlog.get_logger()
 
@@ -97,6 +100,8 @@ def parse_lines(lines: Iterable[str], where: str) -> tuple[Hotword, ...]:
             word, weight = text, DEFAULT_WEIGHT
         if len(word) > MAX_LENGTH:
             problems.append(f"{where}, line {number}: {len(word)} characters; allowed: up to {MAX_LENGTH}")
+        elif mistaken := _WEIGHT_BEHIND_A_MARK.fullmatch(text):
+            problems.append(f"{where}, line {number}: {text!r} has a weight behind a mark; use a blank: {mistaken[1]} {mistaken[2]}")
         if not 0 < weight <= MAX_WEIGHT:
             problems.append(f"{where}, line {number}: weight {weight:g} is not allowed; allowed: above 0 to {MAX_WEIGHT:g}")
         words[word.strip()] = Hotword(word.strip(), weight)

@@ -5,6 +5,7 @@ Pythons that are too old to run the service, so it uses no recent syntax and imp
 """
 
 import importlib.util
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,8 @@ def run(mode: "Mode", start: "Start") -> int:
         from voice.cli import main  # noqa: PLC0415 -- it imports the packages
     except (ImportError, OSError) as error:  # OSError where a shared library of a package is missing
         reason = " ".join(str(error).split())[:300]
+        if os.environ.get("PYTHONPATH"):  # ROS and conda set it for other Pythons
+            return _refuse(f"a package cannot be imported ({reason}); PYTHONPATH is set: try without it, env -u PYTHONPATH ...")
         return _refuse(f"a package is damaged ({reason}): `make demo` installs all in .venv, start with .venv/bin/python")
     return main(mode, start)
 

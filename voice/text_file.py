@@ -66,7 +66,7 @@ def read_text(path: Path, max_bytes: int) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise FileInvalid(f"is not UTF-8 text (byte {error.start})") from error
+        raise FileInvalid(f"is not UTF-8 text (byte {error.start}); save it as UTF-8 (of GBK: iconv -f GBK -t UTF-8)") from error
 
 
 def _check_kind(status: os.stat_result) -> None:

@@ -39,6 +39,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except FileInvalid:
         raise
     except (yaml.YAMLError, ValueError, LookupError) as error:  # the last two for tags that do not fit: `!!int ""`, `!!bool x`
+        if tab := _line_with_a_tab(text):
+            raise FileInvalid(f"is not YAML: line {tab} is indented with a tab; use spaces") from error
         raise FileInvalid(f"is not YAML ({describe(error)})") from error
     if content is None:
         return {}
@@ -97,3 +99,9 @@ class _BoundedLoader(yaml.SafeLoader):
             raise FileInvalid(f"holds more than {MAX_NODES:,} values (line {line})")
         if self._deepest > MAX_DEPTH:
             raise FileInvalid(f"is nested deeper than {MAX_DEPTH} levels (line {line})")
+
+
+def _line_with_a_tab(text: str) -> int:
+    """Number of the first line with a tab in its indentation; 0 where there is none."""
+    lines = enumerate(text.splitlines(), 1)
+    return next((number for number, line in lines if "\t" in line[: len(line) - len(line.lstrip())]), 0)
