@@ -139,7 +139,8 @@ def test_the_check_knows_what_requirements_name() -> None:
     text = (REPOSITORY / "requirements.txt").read_text(encoding="utf-8")
     assert "Python {}.{} to {}.{}".format(*prerequisites.OLDEST_PYTHON, *prerequisites.NEWEST_PYTHON) in text
     required = {name.lower().replace("-", "_") for name in re.findall(r"^[A-Za-z][\w-]*", text, re.MULTILINE)}
-    assert {name.replace("pyyaml", "yaml") for name in required} - {"torchaudio", "setuptools", "pulsectl"} == set(prerequisites.PACKAGES)
+    known = {*prerequisites.PACKAGES, *prerequisites.TERMINAL_PACKAGES}
+    assert {name.replace("pyyaml", "yaml") for name in required} - {"torchaudio", "setuptools", "pulsectl"} == known
     assert prerequisites.EXIT_CONFIG == errors.EXIT_CONFIG
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -197,6 +198,27 @@ def test_without_restart_the_first_crash_is_the_end(tmp_path: Path) -> None:
         pytest.raises(ServiceFailed, match="exit code 70: a bug"),
     ):
         list(service)
+
+
+def test_a_callback_that_raises_ends_the_iteration_with_its_reason(tmp_path: Path) -> None:
+    def fail(error: Error) -> None:
+        raise KeyError(error.error_code)
+
+    body = "say('core.error_event', error_code='audio_silent', message='m', recoverable=True)\ntime.sleep(600)"
+    service = VoiceService(command=script(tmp_path, body), on_error=fail)
+    threading.excepthook, hook = lambda _: None, threading.excepthook  # it is printed, too
+    try:
+        with service, pytest.raises(ServiceFailed, match="audio_silent"):
+            list(service)
+    finally:
+        threading.excepthook = hook
+    assert service.pid is None
+
+
+def test_one_that_listened_and_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    with VoiceService(command=script(tmp_path, "status('listening')")) as service:
+        assert len(list(service)) == 1
+        service.wait_listening(60)
 
 
 def test_a_stop_ends_the_wait_for_the_next_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,6 +75,8 @@ def test_help_imports_nothing_slow() -> None:
         (("run", "--modle-dir", "x"), "unrecognized arguments: --modle-dir x (did you mean --model-dir?)"),
         (("transcribe", "a.wav", "-f", "srt,doc"), "'srt,doc': doc is none of txt, srt, vtt, jsonl, csv"),
         (("transcribe", "a.wav", "-f", ","), "nothing is none of"),
+        (("transcribe", "a.wav", "--jobs", "0"), "'0' is no number of files above 0"),
+        (("transcribe", "a.wav", "--jobs=-3"), "'-3' is no number of files above 0"),
         (("run", "--device", "cuda"), "--device names a microphone; for where models run: --device-type cuda"),
     ],
 )
@@ -291,6 +293,28 @@ def test_wrong_settings_are_listed_before_any_work(tmp_path: Path) -> None:
     assert (result.returncode, "exclude each other" in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_wrong_hotwords_are_said_once(tmp_path: Path, jobs: str) -> None:
+    (tmp_path / "words.txt").write_text("北京,40\n", encoding="utf-8")
+    result = voice("transcribe", EXAMPLES, "--embedded", "--hotwords", tmp_path / "words.txt", "-o", tmp_path, "--jobs", jobs)
+    assert (result.returncode, len(result.stderr.splitlines())) == (2, 1)
+    assert "use a blank" in result.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_model_that_cannot_be_loaded_is_said_once(tmp_path: Path, jobs: str) -> None:
+    """Damaged so that only loading it shows that."""
+    model = Path(shutil.copytree(REPOSITORY / "models" / "embedded" / "asr", tmp_path / "asr"))
+    (model / "SHA256SUMS").unlink()
+    (model / "am.mvn").write_text("no means")
+    flags = ("--model-dir", model, "--punctuation-model", "off", "--no-emotion", "--jobs", jobs)
+    result = voice("transcribe", EXAMPLES, *flags, "-o", tmp_path / "out")
+    assert result.returncode == 3, result.stderr
+    assert "am.mvn" in result.stderr.splitlines()[-1], result.stderr
+    assert "Traceback" not in result.stderr
+
+
 # --- export -------------------------------------------------------------------------------------------------------------
 
 
@@ -302,7 +326,7 @@ def recorded(tmp_path: Path) -> Path:
         "type": "voice.asr_text.final", "ts": 1, "trace_id": "0" * 16, "text": "好。", "confidence": 0.9, "seq": 2, "start_ms": 0,
         "end_ms": 900, "endpoint": "silence", "raw_text": "好", "tokens": [{"text": "好", **token}], "emotion": None, "lost_ms": 0,
     }  # fmt: skip
-    partial = {"type": "voice.asr_text.partial", "trace_id": "0" * 16, "text": "好"}
+    partial = {"type": "voice.asr_text.partial", "trace_id": "0" * 16, "text": "好", "stable_chars": 1}
     path = tmp_path / "asr_output.jsonl"
     path.write_text("\n".join(json.dumps(each, ensure_ascii=False) for each in (partial, final)) + '\n{"type": "voi', encoding="utf-8")
     return path
@@ -329,6 +353,8 @@ def test_an_export_never_replaces_its_own_recording(recorded: Path) -> None:
     [
         (b"2026-01-01 [info] pipeline_built\n{}\n", "line 1 is no event; record stdout alone"),
         (b"[1]\n", "line 1 is no event of this service"),
+        (b'{"type": "voice.asr_text.final", "text": "a"}\n', "line 1 is an event voice.asr_text.final without a right trace_id"),
+        (b'{"type": "voice.asr_text.partial", "text": [], "stable_chars": 0}\n', "without a right text"),
         (b"\xff\xfe{}\n", "codec can't decode"),
     ],
 )

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from harness import EXAMPLES, REPOSITORY, environment, final_texts, of_type, start_service
+from harness import EXAMPLES, REPOSITORY, environment, final_texts, in_time, of_type, start_service
 from virtual_microphone import NEEDS_PULSEAUDIO, VirtualMicrophone
 
-from voice.capture import sources
-from voice.capture.sources import MicrophoneInfo, find_source, handle_of, list_inputs, list_sources
-from voice.commands.devices import table
+from voice.capture.sound_server import SoundServer
+from voice.capture.sources import MicrophoneInfo, find_source, handle_of, list_inputs, table_of
 
 JABRA = MicrophoneInfo("alsa_input.usb-0b0e_Jabra_SPEAK_510", "Jabra Speak 510 Mono", 48_000, 1, is_default=True)
 BUILT_IN = MicrophoneInfo("alsa_input.pci-0000_00_1f.3", "Built-in Audio Analog Stereo", 44_100, 2, is_default=False)
@@ -58,7 +57,7 @@ def test_a_handle_is_a_word_that_means_it_alone() -> None:
 
 def test_the_table_is_aligned_and_says_what_is_special() -> None:
     muted = MicrophoneInfo("m", "会议麦克风", 16_000, 1, is_default=False, is_muted=True)
-    lines = table([JABRA, muted, MONITOR]).splitlines()
+    lines = table_of([JABRA, muted, MONITOR]).splitlines()
     assert lines[0].startswith("* mono")
     assert '"Jabra Speak 510 Mono"' in lines[0]
     assert lines[0].endswith("48 kHz  1 ch  default")
@@ -74,24 +73,7 @@ def test_portaudios_inputs_where_there_is_no_server() -> None:
     assert list_inputs(devices, 1) == [MicrophoneInfo("USB", "USB", 44_100, 2, is_default=True, index=1)]
 
 
-def test_a_server_that_hangs_is_none_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    import time
-
-    monkeypatch.setattr(sources, "_ask", lambda: time.sleep(5))
-    started = time.monotonic()
-    assert list_sources(0.1) is None
-    assert time.monotonic() - started < 3
-
-
 # --- on a real server ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def microphone(tmp_path: Path) -> Iterator[VirtualMicrophone]:
-    microphone = VirtualMicrophone(tmp_path)
-    microphone.start()
-    yield microphone
-    microphone.stop()
 
 
 def devices(microphone: VirtualMicrophone, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -103,6 +85,25 @@ def devices(microphone: VirtualMicrophone, *flags: str) -> subprocess.CompletedP
         text=True,
         check=False,
     )
+
+
+@NEEDS_PULSEAUDIO
+@pytest.mark.slow
+def test_a_server_that_hangs_has_no_sources_and_costs_one_thread(microphone: VirtualMicrophone, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A microphone that is looked for by its name asks every second."""
+    for name, value in microphone.variables.items():
+        monkeypatch.setenv(name, value)
+    server = SoundServer()
+    found = server.sources(in_time(5))
+    assert found is not None
+    assert [each.description for each in found] == ["Monitor of Null Output"]
+    microphone.freeze()
+    threads = threading.active_count()
+    assert [server.sources(0.2) for _ in range(5)] == [None] * 5
+    assert threading.active_count() <= threads
+    microphone.thaw()
+    assert server.sources(in_time(5)) == found
+    server.close()
 
 
 @NEEDS_PULSEAUDIO

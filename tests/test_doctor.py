@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -131,14 +130,6 @@ def test_a_machine_without_a_microphone_can_still_decode() -> None:
     for name in ("streaming, onnx", "streaming, torch", "sliced, onnx", "sliced, torch"):
         assert found[f"{name}, embedded model"]["verdict"] == "ok"
     assert "microphone" not in found
-
-
-@pytest.fixture
-def microphone(tmp_path: Path) -> Iterator[VirtualMicrophone]:
-    microphone = VirtualMicrophone(tmp_path)
-    microphone.start()
-    yield microphone
-    microphone.stop()
 
 
 @NEEDS_PULSEAUDIO

@@ -211,7 +211,7 @@ def test_a_planted_violation_is_found(module: str, source: str, complaint: str):
         ("voice.conversion.graph", "import onnx"),
         ("voice.capture.portaudio", "def f():\n    import sounddevice"),
         ("voice.output.writer", "import sys\nsys.stdout.flush()"),
-        ("voice.cli", "from voice.capture.devices import list_devices\nfrom voice.daemon import run_service"),
+        ("voice.cli", "from voice.capture.devices import find_device\nfrom voice.daemon import run_service"),
         ("voice.process.logs", "import sys, subprocess\nsys.stderr.write('x')\nprocess.stdout.read()"),
     ],
 )

@@ -352,6 +352,14 @@ def test_the_level_of_a_live_device_comes_each_second_and_none_is_told_while_mut
     assert Run(Script(talk(2))).of("level_event") == [], "a file has no microphone"
 
 
+@pytest.mark.parametrize("value", [3e38, -3e38, np.nan, np.inf, 1e-45])
+def test_a_device_that_gives_no_audio_at_all_has_a_level_and_goes_on(value: float) -> None:
+    run = Run(live(np.concatenate((np.full(SAMPLE_RATE_HZ * 2, value, np.float32), speech(2), silence(1.5)))))
+    assert (run.code, run.error) == (0, None)
+    assert len(run.of("level_event")) == 5
+    assert all(-120 <= each["level"]["rms_dbfs"] <= each["level"]["peak_dbfs"] <= 60 for each in run.of("level_event"))
+
+
 def test_a_microphone_that_gives_zeros_is_reported_once_until_it_gives_something() -> None:
     run = Run(live(np.concatenate((silence(11), speech(1), silence(6)))))
     (silent,) = [event for event in run.of("error_event") if event["error_code"] == "audio_silent"]

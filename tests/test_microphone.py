@@ -21,12 +21,13 @@ from hypothesis import strategies as st
 
 from voice.audio import AudioBlock
 from voice.capture import sound_server
-from voice.capture.devices import find_device, list_devices
+from voice.capture.devices import find_device
 from voice.capture.gap_meter import GapMeter
 from voice.capture.microphone import Microphone, State
 from voice.capture.portaudio import MicrophoneSettings
 from voice.capture.sound_server import SoundServer, Source
 from voice.capture.source import AudioFormat
+from voice.capture.sources import MicrophoneInfo
 from voice.errors import EXIT_CONFIG, EXIT_INPUT, AudioDeviceLost, AudioDeviceUnavailable, AudioStalled, ConfigInvalid
 from voice.losses import LossLedger
 from voice.process.clock import clock_sec
@@ -102,10 +103,6 @@ def test_an_index_that_is_no_input_device_is_a_problem_of_the_settings(index: in
 def test_without_any_input_device_there_is_no_microphone(devices: list[dict[str, Any]], wanted: str | None):
     with pytest.raises(AudioDeviceUnavailable, match="there are: none"):
         find_device(devices, -1, wanted)
-
-
-def test_a_list_of_no_input_devices_is_empty():
-    assert list_devices([device("HDMI", inputs=0)], -1) == []
 
 
 # --- how much was lost ----------------------------------------------------------------------------------------------
@@ -316,10 +313,14 @@ class ScriptedServer:
         self.stream = None  # a new one was opened
         return self.newest_stream(since)
 
+    def sources(self, timeout_sec: float) -> list[MicrophoneInfo]:
+        there = [each for each in (USB, BUILT_IN) if each.name not in self.missing]
+        return [MicrophoneInfo(each.name, each.description, RATE_HZ, 1, is_default=False) for each in there]
+
     def lacks(self, source: Source, timeout_sec: float) -> bool:
         return source.name in self.missing
 
-    def pin(self, source: Source) -> None:
+    def pin(self, source: Source, *, asked_for: bool = False) -> None:
         self.pinned.append(source)
 
     def close(self) -> None:

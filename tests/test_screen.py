@@ -20,6 +20,8 @@ from rich.cells import cell_len
 
 from voice.commands.screen import Screen
 
+SPAN = {"start_ms": 0, "end_ms": 900, "tokens": []}
+
 
 def partial(text: str, stable: int) -> dict[str, Any]:
     return {"type": "voice.asr_text.partial", "trace_id": "a", "text": text, "stable_chars": stable}
@@ -34,6 +36,7 @@ def final(text: str = "好。", **more: Any) -> dict[str, Any]:
         "confidence": 0.987,
         "emotion": None,
         "lost_ms": 0,
+        **SPAN,
         **more,
     }
 
@@ -153,6 +156,14 @@ def test_a_pipe_is_shown_too_and_other_lines_in_it_are_left_out(recorded: Path) 
 def test_a_recording_that_is_missing_is_said() -> None:
     result = listen("/nonexistent.jsonl")
     assert (result.returncode, result.stderr) == (4, b"error: /nonexistent.jsonl: No such file or directory\n")
+
+
+def test_a_recording_that_is_none_is_said_with_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "other.jsonl"
+    path.write_text('{"type": "voice.asr_text.final", "text": 7}\n')
+    result = listen(path)
+    assert (result.returncode, b"line 1 is an event voice.asr_text.final without a right trace_id" in result.stderr) == (4, True)
+    assert len(result.stderr.splitlines()) == 1
 
 
 def in_terminal(*arguments: str, until: bytes) -> bytes:

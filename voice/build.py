@@ -7,7 +7,6 @@ instead.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -32,6 +31,7 @@ from voice.models.converted import OnnxModel
 from voice.models.directory import blaming
 from voice.models.funasr_model import AcceleratorOutOfMemory, FunasrModel
 from voice.models.weights import Models, is_same_weights, optional
+from voice.output.wire import new_trace_id
 from voice.pipeline import Pipeline, PipelineSettings
 from voice.recognition.engine import ChunkPreset, Engine
 from voice.recognition.hotwords import HotwordGraphs
@@ -155,11 +155,6 @@ def _text_steps(
         numbers = NumberFormat()
         steps.append(("number_format_failed", numbers.normalize))
     return steps
-
-
-def new_trace_id() -> str:
-    """16 hex digits."""
-    return secrets.token_hex(8)
 
 
 def _warm_fsmn(model: FunasrModel) -> FsmnVad:

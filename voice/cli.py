@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from voice import __version__
-from voice.capture.devices import list_devices
-from voice.capture.portaudio import import_sounddevice
+from voice.capture.microphone_list import find_microphones
+from voice.capture.sources import MicrophoneInfo, table_of
 from voice.config import Mode, Settings, load_settings
 from voice.daemon import run_service
 from voice.errors import EXIT_CONFIG, EXIT_INPUT, EXIT_OK, AudioDeviceUnavailable, ConfigInvalid, describe
@@ -27,7 +27,7 @@ _DESCRIPTIONS: dict[Mode, str] = {
     "sliced": "Voice ASR service, sliced mode: each slice is decoded with its left context and without any model state.",
     "streaming": "Voice ASR service, streaming mode: one cache per utterance, partials with a provisional tail.",
 }
-NO_DEVICES = (
+_NO_DEVICES = (
     "no microphone was found: connect one; on Linux `arecord -l` must list it, or a sound server must run (`pactl list short sources`); "
     "a container needs --device /dev/snd or the sound server's socket in PULSE_SERVER; without a microphone use --input FILE or --input -"
 )
@@ -44,7 +44,7 @@ def main(mode: Mode, start: Start, arguments: Sequence[str] | None = None) -> in
 def run(flags: argparse.Namespace, mode: Mode, start: Start) -> int:
     """Run the service with flags that were parsed; its exit code."""
     if flags.list_devices:
-        return _list_devices()
+        return list_devices()
     try:
         settings = load_settings(settings_of(flags), flags.config)
     except ConfigInvalid as error:
@@ -62,16 +62,16 @@ def _for_mode(settings: Settings, mode: Mode) -> Settings:
     return chosen
 
 
-def _list_devices() -> int:
+def list_devices(show: Callable[[Sequence[MicrophoneInfo]], str] = table_of) -> int:
+    """Print the microphones, as ``show`` writes them; the exit code."""
+    configure_logs("console", "warning")
     try:
-        sounddevice = import_sounddevice()
-        lines = list_devices(sounddevice.query_devices(), sounddevice.default.device[0])
+        microphones = find_microphones()
     except AudioDeviceUnavailable as error:
         sys.stderr.write(f"error: {describe(error)}\n")
         return error.exit_code
-    if not lines:
-        sys.stderr.write(f"error: {NO_DEVICES}\n")
+    if not microphones:
+        sys.stderr.write(f"error: {_NO_DEVICES}\n")
         return EXIT_INPUT
-    for line in lines:
-        print(line)  # noqa: T201 -- a listing for a person, not a run of the service
+    print(show(microphones))  # noqa: T201 -- a listing for a person, not a run of the service
     return EXIT_OK

@@ -193,7 +193,7 @@ class VoiceService:
             flags: of the service: ``--embedded``, ``--device``, ``jabra``, ... It also gets ``--control stdin --status-events``.
             mode: how audio is cut for the recogniser.
             command: what starts the service, instead of this checkout, this package, or ``voice-asr`` on the path.
-            on_error: told each error event, on the reading thread; they are among the events, too.
+            on_error: told each error event, on the reading thread; they are among the events, too. If it raises, the service is given up.
             on_log: told each line of the log; otherwise the last 50 are kept for ``ServiceFailed``.
             restart: start a service again that crashed.
         """
@@ -208,9 +208,10 @@ class VoiceService:
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
         self._open: dict[str, str] = {}
         self._state = "stopped"
-        self._muted = self._stopping = False
+        self._muted = self._stopping = self._ended = False
         self._failure: ServiceFailed | None = None
-        self._answers: dict[str | int, Status] = {}
+        self._answers: dict[str | int, Status | None] = {}
+        """Of commands that somebody waits for; None until the answer is there."""
         self._ids = itertools.count(1)
         self._wake = threading.Event()
         self.starts = 0
@@ -241,6 +242,7 @@ class VoiceService:
         while thread.is_alive() and time.monotonic() < deadline:
             self._make_room()
             thread.join(0.05)
+        process = self._process or process  # it may have been started again meanwhile
         for end in (process.terminate, process.kill):
             if process.poll() is None:
                 end()
@@ -266,14 +268,14 @@ class VoiceService:
         return self._process.pid if self._process and self._process.poll() is None else None
 
     def wait_listening(self, timeout_sec: float | None = None) -> None:
-        """Wait until the microphone is heard, or the file is open.
+        """Wait until the microphone is heard, or the file is open; a service that was, and has ended in order, is not waited for.
 
         Raises:
             TimeoutError: it took longer.
             ServiceFailed: the service ended for good.
         """
         with self._changed:
-            heard = self._changed.wait_for(lambda: self._failure or self._state in ("listening", "muted", "unmuted"), timeout_sec)
+            heard = self._changed.wait_for(lambda: self._ended or self._state in ("listening", "muted", "unmuted"), timeout_sec)
         if self._failure:
             raise self._failure
         if not heard:
@@ -302,11 +304,14 @@ class VoiceService:
             TimeoutError: it did not answer: it loads, or hangs.
         """
         name = next(self._ids)
+        self._answers[name] = None
         self._send({"command": "status", "id": name})
         with self._changed:
-            if not self._changed.wait_for(lambda: name in self._answers, timeout_sec):
-                raise TimeoutError(f"the service did not answer within {timeout_sec} s")
-            return self._answers.pop(name)
+            self._changed.wait_for(lambda: self._answers[name], timeout_sec)
+            answer = self._answers.pop(name)
+        if answer is None:
+            raise TimeoutError(f"the service did not answer within {timeout_sec} s")
+        return answer
 
     def _send(self, command: dict[str, Any]) -> None:
         """Write a command; a service that is gone is told when it is back."""
@@ -342,6 +347,21 @@ class VoiceService:
                 self._events.get_nowait()
 
     def _supervise(self) -> None:
+        """Hand on the events of one process after the other; whatever happens, the iteration ends with the last of them."""
+        failure: ServiceFailed | None = None
+        try:
+            failure = self._run_processes()
+        except Exception as error:  # of a callback of the program, or of an operating system that starts no process
+            failure = ServiceFailed(self._exit_code, repr(error))
+            raise
+        finally:
+            with self._changed:
+                self._ended, self._failure = True, failure
+            self._set_state("stopped")
+            self._events.put(failure)
+
+    def _run_processes(self) -> ServiceFailed | None:
+        """What ended the last process, where that was not in order."""
         pause_sec = FIRST_PAUSE_SEC
         while True:
             started = time.monotonic()
@@ -356,20 +376,11 @@ class VoiceService:
             if self._wake.wait(pause_sec):
                 break
             pause_sec = min(2 * pause_sec, LONGEST_PAUSE_SEC)
-            try:
-                self._launch()
-            except OSError as error:
-                self._end(ServiceFailed(code, str(error)))
-                return
-        failed = code != _ENDED_WELL and not self._stopping
-        self._end(ServiceFailed(code, self._reason()) if failed else None)
-
-    def _end(self, failure: ServiceFailed | None) -> None:
-        self._set_state("stopped", failure)
-        self._events.put(failure)
+            self._launch()
+        return None if code == _ENDED_WELL or self._stopping else ServiceFailed(code, self._reason())
 
     def _launch(self) -> None:
-        self._last_error = ""
+        self._last_error, self._exit_code = "", -1
         flags = getattr(subprocess, "CREATE_NO_WINDOW", 0)  # Windows: no console window of its own
         self._process = subprocess.Popen(  # noqa: S603 -- what the program gave
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, creationflags=flags
@@ -386,18 +397,20 @@ class VoiceService:
         process = self._process
         assert process is not None  # noqa: S101 -- _launch made it
         assert process.stdout is not None  # noqa: S101 -- it was asked for
-        for line in process.stdout:
-            event = parse_event(line)
-            if event is not None:
-                self._note(event)
-                self._events.put(event)
-        code = process.wait()
+        try:
+            for line in process.stdout:
+                event = parse_event(line)
+                if event is not None:
+                    self._note(event)
+                    self._events.put(event)
+            self._exit_code = process.wait()
+        finally:  # a service whose reader is gone ends
+            with contextlib.suppress(OSError):
+                if process.stdin:
+                    process.stdin.close()
+            process.stdout.close()
         self._set_state("stopped")
-        with contextlib.suppress(OSError):
-            if process.stdin:
-                process.stdin.close()
-        process.stdout.close()
-        return code
+        return self._exit_code
 
     def _note(self, event: Event) -> None:
         if isinstance(event, Partial):
@@ -409,14 +422,13 @@ class VoiceService:
             if self._on_error is not None:
                 self._on_error(event)
         elif isinstance(event, Status):
-            if event.id is not None:
-                with self._changed:
-                    self._answers[event.id] = event
+            if event.id in self._answers:
+                self._answers[event.id] = event
             self._set_state(event.state)
 
-    def _set_state(self, state: str, failure: ServiceFailed | None = None) -> None:
+    def _set_state(self, state: str) -> None:
         with self._changed:
-            self._state, self._failure = state, failure or self._failure
+            self._state = state
             self._changed.notify_all()
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:

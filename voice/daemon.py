@@ -11,7 +11,7 @@ import time
 import structlog
 
 from voice import __version__
-from voice.build import build_pipeline, new_trace_id
+from voice.build import build_pipeline
 from voice.capture.source import AudioSource
 from voice.config import Mode, Settings
 from voice.errors import EXIT_BUG, EXIT_INPUT, EXIT_OK, EXIT_OUTPUT, ErrorCode, OutputGone, VoiceError, describe, log_fields
@@ -25,6 +25,7 @@ from voice.models.weights import load_models, locate_models
 from voice.output.event_queue import EventQueue
 from voice.output.events import SCHEMA_VERSION, AnyEvent, ErrorEvent, StatusEvent, Totals
 from voice.output.recorder import Recorder
+from voice.output.wire import new_trace_id
 from voice.output.writer import STDOUT_FILENO, take_stdout
 from voice.pipeline import Pipeline
 from voice.process.control import ControlChannel

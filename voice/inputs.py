@@ -5,13 +5,12 @@ No state. Raises ``InputError`` where the input cannot be opened and ``ConfigInv
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
-from voice.capture.converted_file import PROGRAM, REMEDY, ConvertedFile
+from voice.capture.converted_file import ConvertedFile
 from voice.capture.microphone import Microphone
 from voice.capture.pcm_stream import PcmStream
 from voice.capture.portaudio import MicrophoneSettings
@@ -62,14 +61,11 @@ def open_source(settings: Settings, ledger: LossLedger, *, stdin_closed: bool = 
 
 def _open_file(path: Path, settings: Settings) -> AudioSource:
     """A file by libsndfile, or by ffmpeg what that does not know."""
+    pace = _real_time_pace() if settings.audio.realtime else None
     try:
-        return WavFile(path, pace=_real_time_pace() if settings.audio.realtime else None)
-    except UnknownFormat as error:
-        if settings.audio.realtime:  # ffmpeg has no pace
-            raise
-        if shutil.which(PROGRAM) is None:
-            raise InputUnreadable(f"{error}; {REMEDY}") from error
-        return ConvertedFile(expand(path), settings.audio.channel)
+        return WavFile(path, pace=pace)
+    except UnknownFormat:
+        return ConvertedFile(expand(path), settings.audio.channel, pace=pace)
 
 
 def open_recorder(settings: Settings) -> Recorder | None:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from voice.audio import AudioBlock, Samples, rms
+from voice.audio import AudioBlock, rms
 from voice.errors import ErrorCode
 
 FULL_SCALE = 0.999
 """Samples from here on are clipped: the largest of 16 bit is 0.99997."""
-QUIETEST_DBFS = -120.0
-"""Less, and silence, is reported as this."""
+QUIETEST_DBFS, LOUDEST_DBFS = -120.0, 60.0
+"""What lies beyond is reported as these: silence, and values that no recording holds."""
 _LATER_SILENT_SEC = 60.0
 """A device that was heard before: headsets and filters that suppress noise give zeros between sentences, too."""
 _CLIPPED_RATIO = 0.01
@@ -32,9 +32,9 @@ class Level:
     """Of a stretch of audio; full scale is a sample of 1."""
 
     rms_dbfs: float
-    """Root mean square, dB below full scale: at least ``QUIETEST_DBFS``."""
+    """Root mean square, dB relative to full scale."""
     peak_dbfs: float
-    """The largest sample."""
+    """The largest sample, dB relative to full scale."""
     clipped_ratio: float
     """Share of samples at full scale, 0..1."""
 
@@ -50,17 +50,14 @@ class LevelProblem:
     message: str
 
 
-def level_of(samples: Samples) -> Level:
-    """The level of samples that are finite; of none it is that of silence."""
-    magnitude = np.abs(samples)
-    peak = float(magnitude.max(initial=0.0))
-    clipped = float(np.count_nonzero(magnitude >= FULL_SCALE)) / max(len(samples), 1) if peak >= FULL_SCALE else 0.0
-    return Level(decibels(rms(samples)), decibels(peak), clipped)
+def level_of(samples: NDArray[np.float32]) -> Level:
+    """The level of samples of any shape; of none it is that of silence."""
+    return _Measure.of(samples, 0.0).level
 
 
 def decibels(amplitude: float) -> float:
-    """DB below full scale, with one decimal."""
-    return max(round(20 * math.log10(amplitude), 1), QUIETEST_DBFS) if amplitude > 0 else QUIETEST_DBFS
+    """An amplitude relative to full scale in dB, with one decimal, from ``QUIETEST_DBFS`` to ``LOUDEST_DBFS``."""
+    return min(max(round(20 * math.log10(amplitude), 1), QUIETEST_DBFS), LOUDEST_DBFS) if amplitude > 0 else QUIETEST_DBFS
 
 
 class LevelMonitor:
@@ -133,7 +130,7 @@ class _Measure:
 
     @classmethod
     def of(cls, samples: NDArray[np.float32], seconds: float) -> _Measure:
-        """Of (num_frames, num_channels); what is no number counts as 0, and what is beyond full scale as clipped."""
+        """Of samples of any shape; a value that is not finite counts as 0."""
         finite = samples if np.isfinite(samples).all() else np.nan_to_num(samples, posinf=0.0, neginf=0.0)
         magnitude = np.abs(finite)
         peak = float(magnitude.max(initial=0.0))

@@ -32,10 +32,10 @@ PACKAGES = (
     "yaml",
     "pypinyin",
     "wetext",
-    "rich",
-    "shtab",
 )
-"""The modules of requirements.txt. torchaudio is not needed on a CPU, setuptools only by FunASR on Python 3.12."""
+"""The modules of requirements.txt that the service needs. torchaudio is not needed on a CPU, setuptools only by FunASR on Python 3.12."""
+TERMINAL_PACKAGES = ("rich", "shtab")
+"""Those that ``voice-asr`` needs on top."""
 EXIT_CONFIG = 2
 """As in ``voice.errors``, which an old Python cannot import."""
 
@@ -55,13 +55,13 @@ def run(mode: "Mode", start: "Start") -> int:
     return main(mode, start)
 
 
-def missing() -> "str | None":
-    """What keeps the service from running here, and the remedy; None where nothing does."""
+def missing(packages: "tuple[str, ...]" = PACKAGES) -> "str | None":
+    """What keeps the service, or what needs more packages, from running here, and the remedy; None where nothing does."""
     python = sys.version_info[:2]
     if not OLDEST_PYTHON <= python <= NEWEST_PYTHON:
         needed = f"{_text(OLDEST_PYTHON)} to {_text(NEWEST_PYTHON)} is needed"
         return f"Python {_text(python)} does not fit, {needed}: `make demo` sets up one in .venv"
-    absent = [package for package in PACKAGES if importlib.util.find_spec(package) is None]
+    absent = [package for package in packages if importlib.util.find_spec(package) is None]
     if absent:
         return f"packages are missing ({', '.join(absent)}): `make demo` installs them in .venv, start with .venv/bin/python"
     return None

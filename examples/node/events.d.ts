@@ -1,9 +1,9 @@
 // Generated from config/events.schema.json by tools/event_types.py; docs/events.md says what the keys mean.
 
 export interface AudioLevel {
-  /** Root mean square, dB below full scale; silence is -120. */
+  /** Root mean square in dB relative to full scale; silence is -120. */
   rms_dbfs: number;
-  /** Largest sample, dB below full scale. */
+  /** Largest sample in dB relative to full scale. */
   peak_dbfs: number;
   /** Share of samples at full scale: above 0.01 speech is distorted. */
   clipped_ratio: number;

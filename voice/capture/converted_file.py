@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,32 +31,37 @@ class ConvertedFile:
     """A file that ffmpeg is reading."""
 
     recovers = False
-    waiting_sec = 0.0
 
-    def __init__(self, path: Path, channel: Channel) -> None:
+    def __init__(self, path: Path, channel: Channel, *, pace: Callable[[float], float] | None = None) -> None:
         """Start ffmpeg.
 
         Args:
             path: a regular file that can be opened.
             channel: of the file, or the mean of all.
+            pace: as of ``WavFile``.
 
         Raises:
             InputUnreadable: ffmpeg is not installed, or does not start.
         """
         program = shutil.which(PROGRAM)
         if program is None:
-            raise InputUnreadable(f"{path}: not readable as audio; {REMEDY}")
+            raise InputUnreadable(f"{path}: damaged, or not in a format that libsndfile reads; {REMEDY}")
         self.ended = False
         self.format = AudioFormat(str(path), SAMPLE_RATE_HZ, 1)
         self._path = path
-        self._any = False
+        self._pace = pace
+        self._position_sec = self.waiting_sec = 0.0
         self._said = tempfile.TemporaryFile()  # a pipe that nobody reads would stop ffmpeg  # noqa: SIM115
         chosen = ["-ac", "1"] if channel == "mix" else ["-af", f"pan=mono|c0=c{channel}"]
         command = [program, "-nostdin", "-v", "error", "-protocol_whitelist", "file,pipe", "-i", f"file:{path}", "-vn", "-sn", "-dn"]
         command += [*chosen, "-ar", str(SAMPLE_RATE_HZ), "-f", "s16le", "pipe:1"]
         try:
             self._process = subprocess.Popen(  # noqa: S603 -- the program is looked up, the path is an argument of its own
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._said
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._said,
+                start_new_session=True,  # Ctrl+C in our terminal is for us; when we are gone it cannot write, and ends
             )
         except OSError as error:
             self._said.close()
@@ -69,12 +75,15 @@ class ConvertedFile:
         assert self._process.stdout is not None  # noqa: S101 -- it was asked for
         data = self._process.stdout.read(_BLOCK_BYTES)
         if len(data) >= 2:
-            self._any = True
             samples = np.frombuffer(data[: len(data) // 2 * 2], "<i2").astype(np.float32) / np.float32(32768)
-            return AudioBlock(samples[:, np.newaxis], SAMPLE_RATE_HZ)
+            block = AudioBlock(samples[:, np.newaxis], SAMPLE_RATE_HZ)
+            self._position_sec += block.duration_sec
+            if self._pace is not None:
+                self.waiting_sec = self._pace(self._position_sec)
+            return block
         self.ended = True
         code = self._process.wait()
-        if code or not self._any:
+        if code or not self._position_sec:
             raise InputUnreadable(f"{self._path}: ffmpeg cannot read it ({self._words() or f'exit code {code}'})")
         return None
 

@@ -1,4 +1,4 @@
-"""Which device is meant, and the list of those that there are. Pure: PortAudio's descriptions in, choices and lines out."""
+"""Which of PortAudio's devices is meant. Pure: its descriptions in, a choice out."""
 
 from __future__ import annotations
 
@@ -31,13 +31,3 @@ def find_device(devices: Any, default_index: int, wanted: str | int | None) -> t
         asked = f"no input device is named like '{wanted}'" if wanted is not None else "there is no input device"
         raise AudioDeviceUnavailable(f"{asked}; there are: {names}")
     return found[0]
-
-
-def list_devices(devices: Any, default_index: int) -> list[str]:
-    """A line for each input device, the default marked ``*``; arguments as of ``find_device``."""
-    return [
-        f"{'*' if index == default_index else ' '} {index:3d}  {device['name']}  "
-        f"({device['max_input_channels']} channels, {device['default_samplerate']:.0f} Hz)"
-        for index, device in enumerate(devices)
-        if device["max_input_channels"] > 0
-    ]

@@ -15,7 +15,7 @@ import structlog
 
 from voice.capture.portaudio import BlockQueue, Capture, ControlThread, MicrophoneSettings, close_unwanted, import_sounddevice, result_of
 from voice.capture.sound_server import SoundServer, Source
-from voice.capture.sources import find_source, list_sources
+from voice.capture.sources import find_source
 from voice.errors import AudioDeviceUnavailable, describe
 from voice.losses import LossLedger
 from voice.process.clock import clock_sec
@@ -140,7 +140,7 @@ class Opener:
         names = [device["name"] for device in devices if device["max_input_channels"] > 0]
         if not isinstance(wanted, str) or wanted in names:
             return self._settings
-        sources = list_sources(_SERVER_TIMEOUT_SEC) or []
+        sources = self.sound_server.sources(_SERVER_TIMEOUT_SEC) or []
         source = find_source(sources, wanted)
         if source is not None:
             self.sound_server.pin(Source(source.name, source.description), asked_for=True)

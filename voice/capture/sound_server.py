@@ -22,6 +22,7 @@ from typing import Any
 
 import structlog
 
+from voice.capture.sources import MicrophoneInfo
 from voice.errors import describe
 from voice.process.clock import clock_sec
 
@@ -29,6 +30,7 @@ _CHECK_SEC = 0.5
 _RETRY_SEC = 5.0
 """Between two tries to connect, unless ``wait_for_stream`` asks for one at once."""
 _CLOSE_SEC = 0.2
+_MONITOR_OF_NOTHING = 0xFFFF_FFFF
 _PIN = "PULSE_SOURCE"
 """libpulse reads it whenever a stream is opened that names no source, and ALSA's plugin names none."""
 
@@ -67,8 +69,8 @@ class SoundServer:
         self._changed = threading.Condition()
         self._streams: dict[int, Stream] = {}
         self._checked_at = -math.inf
-        self._wanted: Source | None = None
-        self._lacks_wanted = False
+        self._sources: list[MicrophoneInfo] | None = None
+        self._wants_sources = False
         self._watches = sys.platform.startswith("linux")
         self._pulse: Any = None
         self._closing = threading.Event()
@@ -89,12 +91,19 @@ class SoundServer:
         self._ask(timeout_sec)
         return self.newest_stream(since)
 
+    def sources(self, timeout_sec: float) -> list[MicrophoneInfo] | None:
+        """The sources as they are now, microphones before monitors; None where no server answers in time."""
+        with self._changed:
+            self._sources, self._wants_sources = None, True
+        self._ask(timeout_sec)
+        with self._changed:
+            self._wants_sources = False
+            return self._sources
+
     def lacks(self, source: Source, timeout_sec: float) -> bool:
         """Whether the server says now that it has no such source. An opening would fail, and ALSA writes seven lines about each."""
-        self._wanted = source
-        self._ask(timeout_sec)
-        self._wanted = None
-        return self._lacks_wanted
+        found = self.sources(timeout_sec)
+        return found is not None and all(each.name != source.name for each in found)
 
     def pin(self, source: Source, *, asked_for: bool = False) -> None:
         """Have streams that are opened from now on connect to this source or fail.
@@ -155,7 +164,7 @@ class SoundServer:
                 with self._changed:
                     self._pulse = None
                 pulse.close()
-            self._publish(started_at, {}, lacks_wanted=False)
+            self._publish(started_at, {}, None)
             self._wake.wait(_RETRY_SEC)
 
     def _watch(self, pulse: Any, loop_stop: type[Exception], gone: type[Exception]) -> None:
@@ -173,9 +182,8 @@ class SoundServer:
         while not self._closing.is_set():
             stale = False
             started_at = clock_sec()
-            wanted = self._wanted
-            lacks_wanted = wanted is not None and all(source.name != wanted.name for source in pulse.source_list())
-            self._publish(started_at, self._our_streams(pulse, started_at, gone), lacks_wanted=lacks_wanted)
+            sources = _sources_of(pulse) if self._wants_sources else None
+            self._publish(started_at, self._our_streams(pulse, started_at, gone), sources)
             if not stale:
                 pulse.event_listen(timeout=_CHECK_SEC)
 
@@ -196,15 +204,32 @@ class SoundServer:
                 streams[output.index] = stream
         return streams
 
-    def _publish(self, started_at: float, streams: dict[int, Stream], *, lacks_wanted: bool) -> None:
+    def _publish(self, started_at: float, streams: dict[int, Stream], sources: list[MicrophoneInfo] | None) -> None:
         with self._changed:
-            self._streams, self._checked_at, self._lacks_wanted = streams, started_at, lacks_wanted
+            self._streams, self._checked_at, self._sources = streams, started_at, sources
             self._changed.notify_all()
 
     def _report(self, error: BaseException) -> None:
         if not self._reported:
             self._reported = True
             log.debug("sound_server_not_watched", error=describe(error))
+
+
+def _sources_of(pulse: Any) -> list[MicrophoneInfo]:
+    default = pulse.server_info().default_source_name
+    found = [
+        MicrophoneInfo(
+            source.name,
+            source.description or source.name,
+            source.sample_spec.rate,
+            source.sample_spec.channels,
+            source.name == default,
+            source.monitor_of_sink != _MONITOR_OF_NOTHING,
+            bool(source.mute),
+        )
+        for source in pulse.source_list()
+    ]
+    return sorted(found, key=lambda each: each.is_monitor)
 
 
 def _seen_on(stream: Stream | None, source: Source, index: int) -> Stream:

@@ -1,21 +1,13 @@
-"""The microphones as people know them: the sources of PulseAudio or PipeWire by their names, else the input devices of PortAudio.
+"""The microphones as people know them: by the names of the sound server's sources, or of PortAudio's input devices.
 
-Sound server, PortAudio -> ``Microphone`` descriptions; a part of a name -> one of them. A server that hangs, or none, is no error: then
-there are no sources. No state, any thread.
+Descriptions -> ``MicrophoneInfo``; a part of a name -> the one that is meant; all of them -> a table. Pure: nobody is asked here.
 """
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-
-TIMEOUT_SEC = 1.0
-_MONITOR_OF_NOTHING = 0xFFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,40 +26,6 @@ class MicrophoneInfo:
     is_muted: bool = False
     index: int | None = None
     """PortAudio's; None of a source."""
-
-
-def list_sources(timeout_sec: float = TIMEOUT_SEC) -> list[MicrophoneInfo] | None:
-    """The sources of the sound server, microphones first; None where no server answers in time."""
-    if not sys.platform.startswith("linux"):
-        return None
-    answers: queue.SimpleQueue[list[MicrophoneInfo] | None] = queue.SimpleQueue()
-    threading.Thread(target=lambda: answers.put(_ask()), name="sources", daemon=True).start()  # its calls may hang
-    try:
-        return answers.get(timeout=timeout_sec)
-    except queue.Empty:
-        return None
-
-
-def _ask() -> list[MicrophoneInfo] | None:
-    try:
-        import pulsectl  # noqa: PLC0415 -- it loads libpulse, which other machines lack
-    except (ImportError, OSError, AttributeError):
-        return None
-    found: list[MicrophoneInfo] = []
-    try:
-        with contextlib.closing(pulsectl.Pulse("voice-asr-devices", connect=False)) as pulse:
-            pulse.connect()
-            default = pulse.server_info().default_source_name
-            for source in pulse.source_list():
-                spec = source.sample_spec
-                is_monitor = source.monitor_of_sink != _MONITOR_OF_NOTHING
-                shown = source.description or source.name
-                found.append(
-                    MicrophoneInfo(source.name, shown, spec.rate, spec.channels, source.name == default, is_monitor, bool(source.mute))
-                )
-    except Exception:  # noqa: BLE001 -- pulsectl's errors share no class; whatever it is, there is no server to ask
-        return None
-    return sorted(found, key=lambda each: each.is_monitor)
 
 
 def list_inputs(devices: Any, default_index: int) -> list[MicrophoneInfo]:
@@ -99,11 +57,25 @@ def find_source(sources: Sequence[MicrophoneInfo], wanted: str) -> MicrophoneInf
 
 
 def handle_of(microphone: MicrophoneInfo, all_of_them: Sequence[MicrophoneInfo]) -> str:
-    """A short part of its name that ``--device`` takes for it alone: a word of its description where one will do."""
-    words = [word.strip("()[],.:;").casefold() for word in microphone.description.split()]
-    for word in words:
-        if len(word) > 2 and find_source(all_of_them, word) is microphone and not word.isdecimal():
-            others = [each for each in all_of_them if each is not microphone and word in f"{each.name} {each.description}".casefold()]
-            if not others:
-                return word
-    return microphone.name
+    """What ``--device`` takes for it alone: PortAudio's index, a word of its description where one will do, else its whole name."""
+    if microphone.index is not None:
+        return str(microphone.index)
+    names = [f"{each.name} {each.description}".casefold() for each in all_of_them if each is not microphone]
+    words = (word.strip("()[],.:;").casefold() for word in microphone.description.split())
+    alone = (word for word in words if len(word) > 2 and not word.isdecimal() and not any(word in name for name in names))
+    return next(alone, microphone.name)
+
+
+def table_of(microphones: Sequence[MicrophoneInfo]) -> str:
+    """A line each: ``* jabra  "Jabra Speak 510"  48 kHz  1 ch  default``."""
+    from rich.cells import cell_len  # noqa: PLC0415 -- the service shows no table
+
+    rows = []
+    for each in microphones:
+        words = {"default": each.is_default, "muted": each.is_muted, "monitor: what is played, not what is said": each.is_monitor}
+        said = ", ".join(word for word, holds in words.items() if holds)
+        handle = f"{'*' if each.is_default else ' '} {handle_of(each, microphones)}"
+        rows.append((handle, f'"{each.description}"', f"{each.rate_hz / 1000:g} kHz", f"{each.channels} ch", said))
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join(lines)

@@ -50,9 +50,7 @@ class WavFile:
         try:
             self._file = open_sound(self._path)
         except (RuntimeError, OSError) as error:  # LibsndfileError is a RuntimeError
-            # libsndfile says of damaged mp3 files that they do not exist; that they do was seen above
-            reason = "damaged, or no audio" if "does not exist" in str(error) else describe(error)
-            raise UnknownFormat(f"{path}: not readable as audio ({reason})") from error
+            raise UnknownFormat(f"{path}: not readable as audio ({describe(error)})") from error
         try:
             self._check_header()
         except InputUnreadable:

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.text import Text
 
 from voice.audio import NO_SAMPLES, SAMPLE_RATE_HZ, Samples
+from voice.capture.microphone_list import find_sources
 from voice.capture.portaudio import import_sounddevice
 from voice.capture.resample import Resampler
-from voice.capture.sources import list_sources
 from voice.commands.checks import (
     Finding,
     check_disk,
@@ -84,7 +84,7 @@ def _findings(settings: Settings, *, microphone: bool) -> Iterator[Finding]:
     yield check_packages()
     yield check_python_path()
     yield _check_port_audio()
-    yield check_sources(list_sources())
+    yield check_sources(find_sources())
     if microphone:
         yield _check_microphone(settings)
     yield check_ffmpeg()

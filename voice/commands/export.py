@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from voice.commands.formats import WRITERS, Event
+from voice.commands.formats import WRITERS, Event, check_event
 from voice.commands.results import inputs_below, targets_of, write_all
 from voice.errors import EXIT_CONFIG, EXIT_INPUT, EXIT_OK
 
@@ -62,7 +62,8 @@ def read_events(path: Path) -> list[Event]:
             if number == len(lines):
                 break
             raise ValueError(f"line {number} is no event; record stdout alone, without stderr: > FILE.jsonl") from error
-        if not (isinstance(event, dict) and isinstance(event.get("type"), str)):
-            raise ValueError(f"line {number} is no event of this service")  # noqa: TRY004 -- of the file, not of a caller
-        events.append(event)
+        try:
+            events.append(check_event(event))
+        except ValueError as error:
+            raise ValueError(f"line {number} is {error}") from error
     return events

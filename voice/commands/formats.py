@@ -28,6 +28,24 @@ _DROPPED_AT_END = "，、。；：,;:"
 _CLAUSE = re.compile(rf".*?[{_SENTENCE_ENDS}{_CLAUSE_ENDS}]+|.+$", re.DOTALL)
 _WORD = re.compile(r"[A-Za-z0-9'.%:]+|\s+|.", re.DOTALL)
 _SHORTEST_CUE_MS = 500
+_SPAN: dict[str, Any] = {"start_ms": int, "end_ms": int}
+_LABEL: dict[str, Any] = {"label": str, "confidence": int | float}
+_NEEDED: dict[str, dict[str, Any]] = {
+    "voice.asr_text.partial": {"text": str, "stable_chars": int},
+    _FINAL: {
+        "trace_id": str,
+        "text": str,
+        "confidence": int | float,
+        "emotion": (None, _LABEL),
+        **_SPAN,
+        "tokens": [{"text": str, **_SPAN}],
+    },
+    _EMOTION: {"trace_id": str, **_LABEL},
+    "core.error_event": {"message": str, "recoverable": bool},
+    "core.status_event": {"state": str},
+    "core.level_event": {"level": (None, {"peak_dbfs": int | float})},
+}
+"""What is read of each kind of event, here and on the screen: types, [of elements], (alternatives)."""
 _COLUMNS = ("start_ms", "end_ms", "text", "confidence", "emotion", "endpoint", "trace_id")
 
 
@@ -38,6 +56,31 @@ class Cue:
     start_ms: int
     end_ms: int
     text: str
+
+
+def check_event(event: object) -> Event:
+    """An event that the other functions can work with; keys beyond those are not looked at.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not (isinstance(event, dict) and isinstance(event.get("type"), str)):
+        raise ValueError("no event of this service")  # noqa: TRY004 -- of a file, not of a caller
+    wrong = [key for key, needed in _NEEDED.get(event["type"], {}).items() if not _fits(event.get(key), needed)]
+    if wrong:
+        raise ValueError(f"an event {event['type']} without a right {wrong[0]}")
+    return event
+
+
+def _fits(value: object, needed: Any) -> bool:
+    """Whether a value has what ``_NEEDED`` says of it."""
+    if isinstance(needed, dict):
+        return isinstance(value, dict) and all(_fits(value.get(key), kind) for key, kind in needed.items())
+    if isinstance(needed, list):
+        return isinstance(value, list) and all(_fits(each, needed[0]) for each in value)
+    if isinstance(needed, tuple):
+        return any(_fits(value, kind) for kind in needed)
+    return value is None if needed is None else isinstance(value, needed)
 
 
 def finals_of(events: Iterable[Event]) -> list[Event]:

@@ -19,9 +19,9 @@ from rich.text import Text
 
 from voice.client import ServiceFailed, VoiceService
 from voice.commands.export import read_events
-from voice.commands.formats import Event
+from voice.commands.formats import Event, check_event
 from voice.commands.screen import Screen
-from voice.errors import EXIT_INPUT, EXIT_OK, describe
+from voice.errors import EXIT_INPUT, EXIT_OK
 
 _LEVEL_MS = "VOICE_ASR__OUTPUT__LEVEL_MS"
 _METER_MS = "200"
@@ -36,9 +36,10 @@ def main(flags: argparse.Namespace) -> int:
     os.environ.setdefault(_LEVEL_MS, _METER_MS)
     log = Console(stderr=True, highlight=False)
     arguments = [each for each in flags.given if each not in _OUR_FLAGS]
-    if "--mode" in arguments:  # of the command, not of the service
+    if "--mode" in arguments:  # of the command, not of the entries
         place = arguments.index("--mode")
         del arguments[place : place + 2]
+    arguments = [each for each in arguments if not each.startswith("--mode=")]
     on_log = (lambda line: log.print(Text(line, style="dim"))) if flags.verbose else lambda _: None
     with VoiceService(*arguments, mode=flags.mode, on_log=on_log) as service:
         try:
@@ -59,7 +60,7 @@ def _show_recorded(console: Console, source: str) -> int:
         with contextlib.suppress(KeyboardInterrupt):
             _show(console, events)
     except (OSError, ValueError) as error:
-        sys.stderr.write(f"error: {source}: {error.strerror if isinstance(error, OSError) else describe(error)}\n")
+        sys.stderr.write(f"error: {source}: {error.strerror if isinstance(error, OSError) else error}\n")
         return EXIT_INPUT
     return EXIT_OK
 
@@ -68,9 +69,7 @@ def _piped() -> Iterator[Event]:
     """The events on stdin, as they come; other lines are left out, such as those of a log that was piped, too."""
     for line in sys.stdin.buffer:
         with contextlib.suppress(ValueError):
-            event = json.loads(line)
-            if isinstance(event, dict):
-                yield event
+            yield check_event(json.loads(line))
 
 
 def _show(console: Console, events: Iterable[Event]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from voice import __version__
 from voice.flags import EXIT_CODES, Parser, add_decoding_flags, add_model_flags, add_service_flags, names_audio
-from voice.prerequisites import missing
+from voice.prerequisites import PACKAGES, TERMINAL_PACKAGES, missing
 from voice.process.start import begin
 
 EXIT_USAGE = 2
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.parse_args(given)  # --help, --version, or an error: each ends the process
     flags = subcommands[given[0]].parse_args(given[1:])  # its own parser says best what it did not understand
     flags.given = given[1:]
-    if problem := missing():
+    if problem := missing((*PACKAGES, *TERMINAL_PACKAGES)):
         parser.exit(EXIT_USAGE, f"error: {problem}\n")
     module = importlib.import_module(f"voice.commands.{given[0]}")
     code: int = module.main(flags) if start is None else module.main(flags, start)
@@ -144,7 +144,7 @@ def _add_transcribe(parser: argparse.ArgumentParser) -> None:
     _add_formats(parser)
     parser.add_argument("--recursive", action="store_true", default=False, help="the folders in folders, too")
     parser.add_argument("--speed", action="store_true", default=False, help="say at the end how fast it was")
-    parser.add_argument("--jobs", type=int, default=None, metavar="N", help="files at once (default: one for each core)")
+    parser.add_argument("--jobs", type=_positive, default=None, metavar="N", help="files at once (default: one for each core)")
     _add_mode(parser)
     parser.add_argument("--config", default=None, metavar="FILE", help="settings file (YAML)")
     add_model_flags(parser)
@@ -154,6 +154,12 @@ def _add_transcribe(parser: argparse.ArgumentParser) -> None:
 def _add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("paths", nargs="+", type=Path, metavar="FILE.jsonl", help="what the service wrote to stdout")
     _add_formats(parser)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of files above 0")
+    return int(text)
 
 
 def _formats(text: str) -> tuple[str, ...]:

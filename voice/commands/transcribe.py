@@ -30,8 +30,9 @@ from voice.commands.file_recognition import FileRecognizer, Recognized
 from voice.commands.formats import WRITERS, Event
 from voice.commands.results import Input, inputs_below, targets_of, write_all
 from voice.config import Settings, load_settings
-from voice.errors import EXIT_CONFIG, EXIT_INPUT, EXIT_MODEL, EXIT_OK, ConfigInvalid, ModelLoadFailed, describe
+from voice.errors import EXIT_INPUT, EXIT_OK, ConfigInvalid, ModelLoadFailed, describe
 from voice.flags import AUDIO_SUFFIXES, settings_of
+from voice.hotword_list import HotwordList
 from voice.models.weights import locate_models
 from voice.process.logs import configure_logs
 
@@ -46,20 +47,23 @@ def main(flags: argparse.Namespace) -> int:
     console = Console(stderr=True, highlight=False)
     configure_logs("console", "warning")
     try:
-        settings = load_settings(_given(flags), flags.config)
-        locate_models(settings)  # a download or a conversion happens here, once, and not in each worker
-    except ConfigInvalid as error:
-        for problem in error.problems:
-            console.print(f"error: {problem}", markup=False, soft_wrap=True)
-        return EXIT_CONFIG
-    except ModelLoadFailed as error:
-        console.print(f"error: {error}", markup=False, soft_wrap=True)
-        return EXIT_MODEL
+        return _transcribe(flags, console)
+    except (ConfigInvalid, ModelLoadFailed) as error:
+        for problem in error.problems if isinstance(error, ConfigInvalid) else [str(error)]:
+            _say(console, f"error: {problem}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        _say(console, "stopped; what is done is kept, the same command goes on from there")
+        return EXIT_INTERRUPTED
+
+
+def _transcribe(flags: argparse.Namespace, console: Console) -> int:
+    settings = load_settings(_given(flags), flags.config)
+    HotwordList(settings.hotwords)  # wrong words are said once, before any work
     inputs, problems = inputs_below(flags.paths, AUDIO_SUFFIXES, recursive=flags.recursive)
     to_stdout = str(flags.output) == "-"
     if to_stdout and (len(inputs) > 1 or len(flags.formats) > 1):
-        console.print("error: -o - takes one recording and one format", markup=False, soft_wrap=True)
-        return EXIT_CONFIG
+        raise ConfigInvalid(["-o - takes one recording and one format"])
     targets = targets_of(inputs, None if to_stdout else flags.output, flags.formats)
     todo = [
         (each, files)
@@ -67,31 +71,31 @@ def main(flags: argparse.Namespace) -> int:
         if to_stdout or flags.force or not all(path.exists() for path in files.values())
     ]
     if len(todo) < len(inputs):
-        console.print(f"{len(inputs) - len(todo)} of {len(inputs)} are done already (--force does them anew)", markup=False, soft_wrap=True)
+        _say(console, f"{len(inputs) - len(todo)} of {len(inputs)} are done already (--force does them anew)")
     started = time.monotonic()
     run = _Run(flags, settings, console)
-    try:
-        for (each, files), result in run.results(todo):
-            failure: str | None = result.problem
-            try:
-                _write(result.events, files, to_stdout=to_stdout, emotion=flags.emotion_labels, failed=failure is not None)
-            except OSError as error:
-                failure = f"the results cannot be written ({error.strerror}): {error.filename}"
-            if failure:
-                problems.append(failure if str(each.path) in failure else f"{each.path}: {failure}")
-    except KeyboardInterrupt:
-        console.print("stopped; what is done is kept, the same command goes on from there", markup=False, soft_wrap=True)
-        return EXIT_INTERRUPTED
+    for (each, files), result in run.results(todo):
+        failure = result.problem
+        try:
+            _write(result.events, files, to_stdout=to_stdout, emotion=flags.emotion_labels, failed=failure is not None)
+        except OSError as error:
+            failure = f"the results cannot be written ({error.strerror}): {error.filename}"
+        if failure:
+            problems.append(failure if str(each.path) in failure else f"{each.path}: {failure}")
     if flags.speed and run.audio_sec:
         taken = time.monotonic() - started
-        console.print(
-            f"{run.audio_sec:.1f} s of audio in {taken:.1f} s: {run.audio_sec / taken:.1f} times as fast as it was spoken", markup=False
-        )
+        speed = run.audio_sec / taken
+        _say(console, f"{run.audio_sec:.1f} s of audio in {taken:.1f} s: {speed:.1f} times as fast as it was spoken")
     for problem in problems:
-        console.print(f"failed: {problem}", style="red", markup=False, soft_wrap=True)
+        _say(console, f"failed: {problem}", "red")
     if problems and not inputs:
         return EXIT_INPUT
     return EXIT_SOME_FAILED if problems else EXIT_OK
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    """A line of its own, however long."""
+    console.print(text, style=style, markup=False, soft_wrap=True)
 
 
 def _given(flags: argparse.Namespace) -> dict[str, Any]:
@@ -132,6 +136,7 @@ class _Run:
         """What came of each recording, in the order in which they are done."""
         if not todo:
             return
+        locate_models(self._settings)  # a download or a conversion happens here, once, and not in each worker
         lengths = [_length_sec(each.path) for each, _ in todo]
         jobs = min(self._flags.jobs or os.cpu_count() or 1, len(todo))
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), _Speed(), TimeRemainingColumn())
@@ -148,16 +153,17 @@ class _Run:
                 self.audio_sec += result.audio_sec
                 show(_Position(index, lengths[index] or result.audio_sec))
                 if not self._console.is_terminal:
-                    self._console.print(f"{todo[index][0].path}: {result.audio_sec:.1f} s", markup=False, soft_wrap=True)
+                    _say(self._console, f"{todo[index][0].path}: {result.audio_sec:.1f} s")
                 yield todo[index], result
 
     def _alone(self, todo: Sequence[tuple[Input, Any]], show: Callable[[_Position], None]) -> Iterator[tuple[int, Recognized]]:
         recognizer = FileRecognizer(self._settings, self._flags.mode)
         for index, (each, _) in enumerate(todo):
-            yield index, recognizer.recognize(each.path, functools.partial(_show_position, show, index))
+            on_progress = functools.partial(_show_position, show, index)
+            yield index, _outcome(functools.partial(recognizer.recognize, each.path, on_progress))
 
     def _side_by_side(
-        self, todo: Sequence[tuple[Input, Any]], lengths: Sequence[float], jobs: int, show: Any
+        self, todo: Sequence[tuple[Input, Any]], lengths: Sequence[float], jobs: int, show: Callable[[_Position], None]
     ) -> Iterator[tuple[int, Recognized]]:
         """Longest first, so that no worker is left alone with a long one at the end."""
         context = multiprocessing.get_context("spawn")  # a fork would share ONNX Runtime's threads
@@ -171,7 +177,7 @@ class _Run:
                 while not progress.empty():
                     show(progress.get())
                 for future in done:
-                    yield futures.pop(future), _outcome(future)
+                    yield futures.pop(future), _outcome(future.result)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -180,9 +186,16 @@ def _show_position(show: Callable[[_Position], None], index: int, seconds: float
     show(_Position(index, seconds))
 
 
-def _outcome(future: Future[Recognized]) -> Recognized:
+def _outcome(recognize: Callable[[], Recognized]) -> Recognized:
+    """What came of a recording; a failure of ours costs it alone, unless the models are of no use for any.
+
+    Raises:
+        ModelLoadFailed: they are.
+    """
     try:
-        return future.result()
+        return recognize()
+    except ModelLoadFailed:
+        raise
     except BrokenProcessPool:
         return Recognized([], 0.0, "a worker process ended (out of memory? fewer at once: --jobs 1)")
     except Exception as error:  # noqa: BLE001 -- one recording must not cost the others
@@ -207,17 +220,22 @@ class _Speed(ProgressColumn):
 
 # --- in a worker ----------------------------------------------------------------------------------------------------------
 
-_worker: tuple[FileRecognizer, SimpleQueue[_Position]] | None = None
+_worker: tuple[FileRecognizer | ModelLoadFailed, SimpleQueue[_Position]] | None = None
 
 
 def _prepare(given: dict[str, Any], config: str | None, mode: Any, progress: SimpleQueue[_Position]) -> None:
     global _worker  # noqa: PLW0603 -- a worker process has one set of models, and no other place for it
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the main process says what there is to say
     configure_logs("console", "warning")
-    _worker = FileRecognizer(load_settings(given, config), mode), progress
+    try:
+        _worker = FileRecognizer(load_settings(given, config), mode), progress
+    except ModelLoadFailed as error:  # an exception here would break the pool without a word
+        _worker = error, progress
 
 
 def _recognize(index: int, path: Path) -> Recognized:
     assert _worker is not None  # noqa: S101 -- _prepare came before
     recognizer, progress = _worker
+    if isinstance(recognizer, ModelLoadFailed):
+        raise recognizer
     return recognizer.recognize(path, lambda seconds: progress.put(_Position(index, seconds)))

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
 
 from voice.errors import ErrorCode
-from voice.level import QUIETEST_DBFS
+from voice.level import LOUDEST_DBFS, QUIETEST_DBFS
 from voice.places import DATA
 from voice.transcript import EmotionName, Endpoint
 
@@ -90,8 +90,10 @@ class PartialEvent(Event):
 class AudioLevel(Event):
     """How loud a stretch of audio is; full scale is the largest sample there can be."""
 
-    rms_dbfs: Annotated[float, Field(le=60, ge=QUIETEST_DBFS, description="Root mean square, dB below full scale; silence is -120.")]
-    peak_dbfs: Annotated[float, Field(le=60, ge=QUIETEST_DBFS, description="Largest sample, dB below full scale.")]
+    rms_dbfs: Annotated[
+        float, Field(ge=QUIETEST_DBFS, le=LOUDEST_DBFS, description="Root mean square in dB relative to full scale; silence is -120.")
+    ]
+    peak_dbfs: Annotated[float, Field(ge=QUIETEST_DBFS, le=LOUDEST_DBFS, description="Largest sample in dB relative to full scale.")]
     clipped_ratio: Annotated[Probability, Field(description="Share of samples at full scale: above 0.01 speech is distorted.")]
 
 

@@ -1,6 +1,6 @@
 """What the pipeline knows -> events of the contract.
 
-Stage: output. Hypothesis, Transcript, Emotion, Level -> event. No state, any thread.
+Stage: output. Hypothesis, Transcript, Emotion, Level -> event. No state, any thread. Trace ids are random.
 Raises: ``pydantic.ValidationError`` for a value that the contract does not allow, such as a confidence that is no number.
 """
 
@@ -60,11 +60,14 @@ def audio_level(level: Level) -> AudioLevel:
     return AudioLevel(rms_dbfs=level.rms_dbfs, peak_dbfs=level.peak_dbfs, clipped_ratio=round(level.clipped_ratio, 4))
 
 
+def new_trace_id() -> str:
+    """16 hex digits."""
+    return secrets.token_hex(8)
+
+
 def level_event(end_ms: int, level: Level | None) -> LevelEvent:
     """The wire form of the microphone's level; None while muted."""
-    return LevelEvent(
-        trace_id=secrets.token_hex(8), end_ms=end_ms, muted=level is None, level=None if level is None else audio_level(level)
-    )
+    return LevelEvent(trace_id=new_trace_id(), end_ms=end_ms, muted=level is None, level=None if level is None else audio_level(level))
 
 
 def emotion_event(trace_id: str, emotion: Emotion) -> EmotionEvent:
