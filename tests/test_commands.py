@@ -126,6 +126,33 @@ def test_run_gives_a_signal_the_documented_end() -> None:
     process.stdout.close()
 
 
+@pytest.mark.parametrize("command", ["export", "listen", "completion"])
+def test_a_stdout_that_takes_nothing_is_one_line_and_exit_5(recorded: Path, command: str) -> None:
+    arguments = {"export": (recorded, "-o", "-"), "listen": (recorded,), "completion": ("bash",)}[command]
+    line = [sys.executable, "-m", "voice", command, *map(str, arguments)]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(line, cwd=REPOSITORY, env=environment(), stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (5, "error: stdout cannot be written (No space left on device)\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    result = subprocess.run(line, cwd=REPOSITORY, env=environment(), stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (result.returncode, result.stderr) == (5, "error: stdout cannot be written (Broken pipe)\n")
+    closed = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *line], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (closed.returncode, closed.stderr) == (5, "error: stdout cannot be written (Bad file descriptor)\n")
+
+
+def test_texts_are_utf_8_whatever_the_locale(recorded: Path) -> None:
+    """The tests' environment has LC_ALL=C, and Python's own coercion is off."""
+    for arguments in (("export", recorded, "-o", "-"), ("listen", recorded)):
+        line = [sys.executable, "-m", "voice", *map(str, arguments)]
+        result = subprocess.run(line, cwd=REPOSITORY, env=environment(PYTHONCOERCECLOCALE="0"), capture_output=True, check=False)
+        assert (result.returncode, result.stderr) == (0, b"")
+        assert "好。" in result.stdout.decode("utf-8")
+
+
 # --- which files, and where their results go ----------------------------------------------------------------------------
 
 

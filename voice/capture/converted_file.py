@@ -45,7 +45,7 @@ class ConvertedFile:
         """
         program = shutil.which(PROGRAM)
         if program is None:
-            raise InputUnreadable(f"{path}: damaged, or not in a format that libsndfile reads; {REMEDY}")
+            raise InputUnreadable(f"{path}: not readable as audio: damaged, or in a format that libsndfile does not know; {REMEDY}")
         self.ended = False
         self.format = AudioFormat(str(path), SAMPLE_RATE_HZ, 1)
         self._path = path

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from voice.commands.formats import WRITERS, Event, check_event
-from voice.commands.results import inputs_below, targets_of, write_all
+from voice.commands.results import inputs_below, targets_of, write_all, write_stdout
 from voice.errors import EXIT_CONFIG, EXIT_INPUT, EXIT_OK
 
 EXIT_SOME_FAILED = 1
@@ -32,10 +32,12 @@ def main(flags: argparse.Namespace) -> int:
             if there:
                 raise ValueError(f"{there[0]} is there already; --force writes it anew")
             if to_stdout:
-                sys.stdout.write("".join(texts.values()))
+                write_stdout(texts.values())
             else:
                 write_all(texts)
         except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.filename is None:  # stdout
+                raise
             problems.append(f"{each.path}: {error.strerror if isinstance(error, OSError) else error}")
     for problem in problems:
         sys.stderr.write(f"failed: {problem}\n")

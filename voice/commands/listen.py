@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import json
 import os
 import sys
@@ -30,7 +31,7 @@ _OUR_FLAGS = ("-v", "--verbose")
 
 def main(flags: argparse.Namespace) -> int:
     """Show events until they end, or somebody presses Ctrl+C; the exit code."""
-    console = Console(highlight=False)
+    console = _Terminal(highlight=False)
     if flags.source is not None:
         return _show_recorded(console, flags.source)
     os.environ.setdefault(_LEVEL_MS, _METER_MS)
@@ -54,12 +55,22 @@ def main(flags: argparse.Namespace) -> int:
     return EXIT_OK
 
 
+class _Terminal(Console):
+    """rich's own would end the process by itself."""
+
+    def on_broken_pipe(self) -> None:
+        """The reader is gone."""
+        raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
 def _show_recorded(console: Console, source: str) -> int:
     try:
         events: Iterable[Event] = _piped() if source == "-" else read_events(Path(source))
         with contextlib.suppress(KeyboardInterrupt):
             _show(console, events)
     except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.filename is None:  # stdout
+            raise
         sys.stderr.write(f"error: {source}: {error.strerror if isinstance(error, OSError) else error}\n")
         return EXIT_INPUT
     return EXIT_OK

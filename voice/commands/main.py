@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
+import io
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from voice import __version__
 from voice.flags import EXIT_CODES, Parser, add_decoding_flags, add_model_flags, add_service_flags, names_audio
 from voice.prerequisites import PACKAGES, TERMINAL_PACKAGES, missing
-from voice.process.start import begin
+from voice.process.start import STDOUT, begin, open_closed
 
-EXIT_USAGE = 2
+EXIT_USAGE, EXIT_OUTPUT = 2, 5
 COMMANDS = {
     "run": "recognise a microphone, a file or stdin; events on stdout (as asr_service_streaming.py does)",
     "listen": "see what the service hears: level, text, finals; live, from a pipe or from a recording",
@@ -57,7 +60,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if problem := missing((*PACKAGES, *TERMINAL_PACKAGES)):
         parser.exit(EXIT_USAGE, f"error: {problem}\n")
     module = importlib.import_module(f"voice.commands.{given[0]}")
-    code: int = module.main(flags) if start is None else module.main(flags, start)
+    if start is None:
+        return _for_people(lambda: module.main(flags))
+    code: int = module.main(flags, start)
+    return code
+
+
+def _for_people(command: Callable[[], int]) -> int:
+    """Run a command that writes texts and not events: in UTF-8 whatever the locale; a stdout that takes no more is one line and exit 5."""
+    closed = open_closed()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="replace")
+    try:
+        if STDOUT in closed:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        code = command()
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), STDOUT)  # what is left in its buffer is of no use
+        what = f"{error.filename} cannot be used" if error.filename else "stdout cannot be written"
+        sys.stderr.write(f"error: {what} ({error.strerror})\n")
+        return EXIT_OUTPUT
     return code
 
 

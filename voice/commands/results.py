@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,6 +61,16 @@ def targets_of(inputs: Sequence[Input], folder: Path | None, formats: Sequence[s
         for stem, each in zip(stems, inputs, strict=True)
     ]
     return [{ending: name.with_name(f"{name.name}.{ending}") for ending in formats} for name in names]
+
+
+def write_stdout(texts: Iterable[str]) -> None:
+    """Write texts to stdout, now.
+
+    Raises:
+        OSError: without a file's name: it cannot be written.
+    """
+    sys.stdout.write("".join(texts))
+    sys.stdout.flush()
 
 
 def write_all(texts: Mapping[Path, str]) -> None:

@@ -11,7 +11,6 @@ import functools
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -28,7 +27,7 @@ from rich.text import Text
 
 from voice.commands.file_recognition import FileRecognizer, Recognized
 from voice.commands.formats import WRITERS, Event
-from voice.commands.results import Input, inputs_below, targets_of, write_all
+from voice.commands.results import Input, inputs_below, targets_of, write_all, write_stdout
 from voice.config import Settings, load_settings
 from voice.errors import EXIT_INPUT, EXIT_OK, ConfigInvalid, ModelLoadFailed, describe
 from voice.flags import AUDIO_SUFFIXES, settings_of
@@ -79,6 +78,8 @@ def _transcribe(flags: argparse.Namespace, console: Console) -> int:
         try:
             _write(result.events, files, to_stdout=to_stdout, emotion=flags.emotion_labels, failed=failure is not None)
         except OSError as error:
+            if to_stdout:
+                raise
             failure = f"the results cannot be written ({error.strerror}): {error.filename}"
         if failure:
             problems.append(failure if str(each.path) in failure else f"{each.path}: {failure}")
@@ -109,7 +110,7 @@ def _write(events: list[Event], files: dict[str, Path], *, to_stdout: bool, emot
         return
     texts = {path: WRITERS[ending](events, emotion=emotion) for ending, path in files.items()}
     if to_stdout:
-        sys.stdout.write("".join(texts.values()))
+        write_stdout(texts.values())
     else:
         write_all(texts)
 

@@ -32,7 +32,7 @@ def begin() -> Start:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _leave)
-    return Start(parent_pid, _open_closed())
+    return Start(parent_pid, open_closed())
 
 
 def _leave(number: int, frame: object) -> None:
@@ -41,7 +41,8 @@ def _leave(number: int, frame: object) -> None:
     os._exit(0)
 
 
-def _open_closed() -> tuple[int, ...]:
+def open_closed() -> tuple[int, ...]:
+    """Open those of the descriptors 0 to 2 that are closed on the null device; which they were."""
     closed = []
     for descriptor in (STDIN, STDOUT, STDERR):
         try:
