@@ -33,7 +33,7 @@ from voice.models.onnx_session import open_session
 from voice.places import IMPORT_ROOT
 from voice.text_file import FileInvalid, expand, read_text
 
-CONVERTER_VERSION = 3
+CONVERTER_VERSION = 4
 """Raised with every change of the graphs: those that an older converter made are made anew."""
 GRAPHS = {
     "ParaformerStreaming": ("encoder", "decoder"),
