@@ -203,8 +203,12 @@ TEXT_KEYS = ["type", "ts", "trace_id", "source", "text", "confidence"]
 @pytest.mark.parametrize(
     ("name", "inherited", "added"),
     [
-        ("partial", TEXT_KEYS, ["seq", "start_ms", "end_ms", "stable_chars", "raw_text"]),
-        ("final", TEXT_KEYS, ["seq", "start_ms", "end_ms", "endpoint", "raw_text", "tokens", "emotion", "lost_ms", "level"]),
+        ("partial", TEXT_KEYS, ["seq", "start_ms", "end_ms", "stable_chars", "raw_text", "captured_ts"]),
+        (
+            "final",
+            TEXT_KEYS,
+            ["seq", "start_ms", "end_ms", "endpoint", "raw_text", "tokens", "emotion", "lost_ms", "level", "captured_ts"],
+        ),
         ("emotion", ["type", "ts", "trace_id", "source"], ["seq", "label", "confidence", "scores", "start_ms", "end_ms"]),
         ("error", ["type", "ts", "trace_id", "source", "error_code", "message"], ["seq", "recoverable"]),
     ],

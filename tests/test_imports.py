@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("voice.losses", "voice.windowing", "voice.config", "voice.process", "voice.hotword_list", "voice.flags"),
     ("voice.models",),
     tuple(f"voice.{stage}" for stage in STAGES),
-    ("voice.intake", "voice.utterance", "voice.conversion"),
+    ("voice.intake", "voice.utterance", "voice.conversion", "voice.capture_times"),
     ("voice.pipeline",),
     ("voice.build", "voice.inputs"),
     ("voice.listening",),

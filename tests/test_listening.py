@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -395,3 +396,31 @@ def test_an_invalid_line_is_an_error_event_and_nothing_else() -> None:
     (error,) = run.of("error_event")
     assert (error["error_code"], error["message"], error["recoverable"]) == ("control_invalid", "ControlInvalid: nonsense", True)
     assert len(run.of("final")) == 1
+
+
+def test_what_was_heard_says_when_it_was_captured() -> None:
+    captured_from = clock_sec() - 120.0
+    before_ms = (time.time() - 120.0) * 1000
+    run = Run(Script(silence(0.5), speech(1.0), silence(2.0), live_from=captured_from))
+    (final,) = run.of("final")
+    partials = run.of("partial")
+    assert partials
+    for event in (*partials, final):
+        assert event["captured_ts"] == pytest.approx(before_ms + event["end_ms"], abs=500)
+    spans = [event["captured_ts"] - event["end_ms"] for event in (*partials, final)]
+    assert max(spans) - min(spans) <= 2, "positions and times run at one pace"
+
+
+def test_what_was_captured_while_muted_keeps_the_times_right() -> None:
+    captured_from = clock_sec() - 60.0
+    source = Script(speech(1.0), silence(2.0), speech(1.0), silence(2.0), live_from=captured_from)
+    run = Run(source, None, TimedCommand("mute", captured_from), TimedCommand("unmute", captured_from + 2.5))
+    (final,) = run.of("final")
+    assert final["captured_ts"] - final["end_ms"] == pytest.approx((time.time() - 60.0) * 1000, abs=500)
+
+
+def test_of_a_file_it_says_when_it_was_read() -> None:
+    before_ms = time.time() * 1000
+    run = Run(Script(silence(0.5), speech(1.0), silence(2.0)))
+    (final,) = run.of("final")
+    assert before_ms - 1 <= final["captured_ts"] <= time.time() * 1000 + 1

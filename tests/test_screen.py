@@ -58,11 +58,17 @@ def test_the_states_are_said_in_words_with_the_device() -> None:
     screen = Screen()
     assert screen.line(80).plain == "▯▯▯▯▯▯▯▯▯▯ starting"
     screen.accept(status("listening", device="Jabra Speak 510"))
-    assert screen.line(80).plain.endswith(" Jabra Speak 510: listening")
+    assert screen.line(80).plain.endswith(" listening · Jabra Speak 510")
     screen.accept(status("muted"))
-    assert screen.line(80).plain.endswith(" Jabra Speak 510: muted")
+    assert screen.line(80).plain.endswith(" muted · Jabra Speak 510")
     screen.accept(status("audio_lost"))
     assert "gone" in screen.line(80).plain
+
+
+def test_a_long_name_leaves_room_for_the_state() -> None:
+    screen = Screen()
+    screen.accept(status("listening", device="/a/folder/with/a/long/name/and/another/one/in/it/recording_of_today.wav"))
+    assert " listening · /a/folder" in screen.line(40).plain
 
 
 @pytest.mark.parametrize(

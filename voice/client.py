@@ -66,6 +66,8 @@ class Partial(Event):
     stable_chars: int = 0
     start_ms: int = 0
     end_ms: int = 0
+    captured_ts: int = 0
+    """When the last sample of it was captured; ``ts - captured_ts`` is the latency in ms."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,8 @@ class Final(Event):
     tokens: list[dict[str, Any]] = field(default_factory=list, repr=False)
     level: dict[str, float] | None = None
     emotion: dict[str, Any] | None = None
+    captured_ts: int = 0
+    """When the last sample of speech was captured."""
 
 
 @dataclass(frozen=True)

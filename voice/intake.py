@@ -90,6 +90,11 @@ class Intake:
         return self._windows.start
 
     @property
+    def accepted_until(self) -> int:
+        """Index after the last sample of the last block that was resampled."""
+        return self._resampler.accepted_until
+
+    @property
     def audio_samples(self) -> int:
         """Length of all audio so far, lost audio included."""
         return self._resampler.next_sample + self._ledger.unplaced_samples

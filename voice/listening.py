@@ -1,8 +1,7 @@
 """The loop of a run: blocks and commands in the order of their time -> the pipeline -> events.
 
-It holds the source, the pipeline, the writer and the stop request, and what the loop itself knows: whether audio comes, whether it is
-muted, which commands wait for their audio, how often inference failed in a row. Worker thread. Raises ``OutputGone``, and whatever a model
-raises more often than ``max_failures`` in a row.
+State: whether audio comes and when it did, whether it is muted, which commands wait for their audio, how often inference failed in a row.
+Worker thread. Raises ``OutputGone``, and whatever a model raises more often than ``max_failures`` in a row.
 
 A command takes effect at the sample that was captured when it arrived: audio captured before a mute is recognised, audio captured before an
 unmute is not, however much audio waits.
@@ -19,6 +18,7 @@ import structlog
 
 from voice.audio import AudioBlock
 from voice.capture.source import AudioSource
+from voice.capture_times import CaptureTimes, captured_ms
 from voice.errors import EXIT_OK, AudioDeviceUnavailable, ControlInvalid, InputError, VoiceError, describe, log_fields
 from voice.level import LevelMonitor, LevelProblem
 from voice.output.event_queue import EventSink
@@ -79,6 +79,7 @@ class Listening:
         self._control = control
         self._recorder = recorder
         self._monitor = monitor
+        self._times = CaptureTimes()
         self._commands: deque[TimedCommand] = deque()
         self._started = self._hears = self._away = self._muted = False
         self._failures_in_a_row = 0
@@ -210,9 +211,9 @@ class Listening:
 
     def _process(self, block: AudioBlock) -> None:
         if self._muted:
-            self._guarded(lambda: self._pipeline.skip(block))
+            self._guarded(lambda: self._pipeline.skip(block), block)
         else:
-            self._guarded(lambda: self._pipeline.process(block, self._source.waiting_sec))
+            self._guarded(lambda: self._pipeline.process(block, self._source.waiting_sec), block)
             self._queue_peak_sec = max(self._queue_peak_sec, self._source.waiting_sec)
         self._measure(block)
 
@@ -255,8 +256,8 @@ class Listening:
         for reason in self._recorder.take_failures():
             self._write(self._pipeline.report_error("record_failed", reason, recoverable=True))
 
-    def _guarded(self, call: Callable[[], list[AnyEvent]]) -> None:
-        """Run the pipeline; an exception costs neither the process nor the final, unless it keeps coming."""
+    def _guarded(self, call: Callable[[], list[AnyEvent]], block: AudioBlock | None = None) -> None:
+        """Run the pipeline, perhaps on a block; an exception costs neither the process nor the final, unless it keeps coming."""
         in_utterance = self._pipeline.in_utterance
         started = time.perf_counter()
         while True:
@@ -271,9 +272,10 @@ class Listening:
                 if self._failures_in_a_row > self._max_failures:
                     raise
                 call = functools.partial(self._pipeline.recover, error)
-        if any(isinstance(event, PartialEvent | FinalEvent) for event in events) and not any(
-            isinstance(event, ErrorEvent) for event in events
-        ):
+        if block is not None:
+            self._times.add(self._pipeline.accepted_ms, captured_ms(block), live=block.captured_at is not None)
+        kinds = {type(event) for event in events}
+        if not kinds.isdisjoint((PartialEvent, FinalEvent)) and ErrorEvent not in kinds:
             self._failures_in_a_row = 0
         self._write(events)
         if in_utterance or self._pipeline.in_utterance:
@@ -295,4 +297,4 @@ class Listening:
 
     def _write(self, events: list[AnyEvent]) -> None:
         for event in events:
-            self._writer.write(event)
+            self._writer.write(self._times.stamped(event))

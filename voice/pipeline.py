@@ -99,6 +99,11 @@ class Pipeline:
         )
 
     @property
+    def accepted_ms(self) -> int:
+        """Where the last block ends on the audio clock."""
+        return samples_to_ms(self._intake.accepted_until)
+
+    @property
     def in_utterance(self) -> bool:
         """Whether somebody is speaking."""
         return self._utterance is not None

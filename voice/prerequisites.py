@@ -34,7 +34,7 @@ PACKAGES = (
     "wetext",
 )
 """The modules of requirements.txt that the service needs. torchaudio is not needed on a CPU, setuptools only by FunASR on Python 3.12."""
-TERMINAL_PACKAGES = ("rich", "shtab")
+TERMINAL_PACKAGES = ("rich", "shtab", "jinja2")
 """Those that ``voice-asr`` needs on top."""
 EXIT_CONFIG = 2
 """As in ``voice.errors``, which an old Python cannot import."""

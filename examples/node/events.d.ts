@@ -79,6 +79,8 @@ export interface FinalEvent {
   lost_ms: number;
   /** Of the speech. */
   level: AudioLevel;
+  /** Wall clock when the sample at end_ms was captured, of a file or stdin when it was read; ms since the epoch. */
+  captured_ts: number;
 }
 
 export interface LevelEvent {
@@ -119,6 +121,8 @@ export interface PartialEvent {
   stable_chars: number;
   /** Recognised text before punctuation and repairs; equal to text in partials. */
   raw_text: string;
+  /** Wall clock when the sample at end_ms was captured, of a file or stdin when it was read; ms since the epoch. */
+  captured_ts: number;
 }
 
 export interface SpeechEndedEvent {

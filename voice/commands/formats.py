@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 Event = dict[str, Any]
@@ -31,21 +32,27 @@ _SHORTEST_CUE_MS = 500
 _SPAN: dict[str, Any] = {"start_ms": int, "end_ms": int}
 _LABEL: dict[str, Any] = {"label": str, "confidence": int | float}
 _NEEDED: dict[str, dict[str, Any]] = {
-    "voice.asr_text.partial": {"text": str, "stable_chars": int},
+    "voice.asr_text.partial": {"text": str, "stable_chars": int, "captured_ts": (None, int)},
     _FINAL: {
         "trace_id": str,
         "text": str,
         "confidence": int | float,
         "emotion": (None, _LABEL),
         **_SPAN,
-        "tokens": [{"text": str, **_SPAN}],
+        "tokens": [{"text": str, "confidence": (None, int | float), **_SPAN}],
+        "level": (None, {"rms_dbfs": int | float}),
+        "lost_ms": (None, int),
+        "captured_ts": (None, int),
     },
     _EMOTION: {"trace_id": str, **_LABEL},
-    "core.error_event": {"message": str, "recoverable": bool},
-    "core.status_event": {"state": str},
-    "core.level_event": {"level": (None, {"peak_dbfs": int | float})},
+    "core.error_event": {"message": str, "recoverable": bool, "error_code": (None, str)},
+    "core.status_event": {"state": str, "device": (None, str)},
+    "core.level_event": {"end_ms": (None, int), "level": (None, {"peak_dbfs": int | float})},
 }
-"""What is read of each kind of event, here and on the screen: types, [of elements], (alternatives)."""
+"""What is read of each kind of event, here, on the screen and in the report: types, [of elements], (alternatives)."""
+_ALWAYS = {"ts": (None, int), "seq": (None, int)}
+_LARGEST = 2**53
+"""Of numbers: larger ones are not exact as floating point, and no time that can be shown."""
 _COLUMNS = ("start_ms", "end_ms", "text", "confidence", "emotion", "endpoint", "trace_id")
 
 
@@ -66,7 +73,8 @@ def check_event(event: object) -> Event:
     """
     if not (isinstance(event, dict) and isinstance(event.get("type"), str)):
         raise ValueError("no event of this service")  # noqa: TRY004 -- of a file, not of a caller
-    wrong = [key for key, needed in _NEEDED.get(event["type"], {}).items() if not _fits(event.get(key), needed)]
+    all_needed = {**_ALWAYS, **_NEEDED.get(event["type"], {})}
+    wrong = [key for key, needed in all_needed.items() if not _fits(event.get(key), needed)]
     if wrong:
         raise ValueError(f"an event {event['type']} without a right {wrong[0]}")
     return event
@@ -80,7 +88,18 @@ def _fits(value: object, needed: Any) -> bool:
         return isinstance(value, list) and all(_fits(each, needed[0]) for each in value)
     if isinstance(needed, tuple):
         return any(_fits(value, kind) for kind in needed)
+    if isinstance(value, int | float) and not abs(value) <= _LARGEST:  # nor is NaN
+        return False
     return value is None if needed is None else isinstance(value, needed)
+
+
+def local_time(ts_ms: int | None, *, date: bool = False) -> str:
+    """``23:59:59`` of ms since the epoch, with the date on demand; nothing of None, and of what no calendar holds."""
+    try:
+        moment = datetime.fromtimestamp((ts_ms or 0) / 1000).astimezone()
+    except (ValueError, OverflowError, OSError):
+        return ""
+    return "" if ts_ms is None else moment.strftime("%Y-%m-%d %H:%M:%S" if date else "%H:%M:%S")
 
 
 def finals_of(events: Iterable[Event]) -> list[Event]:
@@ -203,25 +222,35 @@ def _shares(clause: str, number: int) -> list[str]:
     return parts
 
 
-def _character_times(text: str, final: Event) -> list[tuple[int, int]]:
-    """(start, end) in ms of every character of ``text``; what no token stands for lies between its neighbours."""
-    spoken: list[tuple[str, int, int]] = []
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """Of which token a character of the text is."""
+
+    token: Event
+    share: int
+    """Which of the characters of the token it is, from 0."""
+    shares: int
+    """How many the token has."""
+
+
+def spoken_places(text: str, final: Event) -> dict[int, Spoken]:
+    """Place in ``text`` -> the token behind it; marks, numbers in digits and repaired characters have none."""
+    spoken: list[tuple[str, Spoken]] = []
     for token in final.get("tokens") or ():
         characters = [each for each in token["text"].replace("@@", "") if each.isalnum()]
-        length = token["end_ms"] - token["start_ms"]
-        spoken += [
-            (
-                each.lower()[:1],
-                token["start_ms"] + length * place // len(characters),
-                token["start_ms"] + length * (place + 1) // len(characters),
-            )
-            for place, each in enumerate(characters)
-        ]
+        spoken += [(each.lower()[:1], Spoken(token, place, len(characters))) for place, each in enumerate(characters)]
     folded = "".join(each.lower() if len(each.lower()) == 1 else each for each in text)
-    matcher = difflib.SequenceMatcher(None, folded, "".join(each for each, *_ in spoken), autojunk=False)
-    known = {
-        block.a + place: spoken[block.b + place][1:] for block in matcher.get_matching_blocks() for place in range(block.size)
-    }  # fmt: skip
+    matcher = difflib.SequenceMatcher(None, folded, "".join(each for each, _ in spoken), autojunk=False)
+    blocks = matcher.get_matching_blocks()
+    return {block.a + place: spoken[block.b + place][1] for block in blocks for place in range(block.size)}
+
+
+def _character_times(text: str, final: Event) -> list[tuple[int, int]]:
+    """(start, end) in ms of every character of ``text``; what no token stands for lies between its neighbours."""
+    known = {}
+    for place, spoken in spoken_places(text, final).items():
+        first, length = spoken.token["start_ms"], spoken.token["end_ms"] - spoken.token["start_ms"]
+        known[place] = (first + length * spoken.share // spoken.shares, first + length * (spoken.share + 1) // spoken.shares)
     places = sorted(known)
     spans = []
     for place in range(len(text)):

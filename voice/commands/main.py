@@ -27,19 +27,21 @@ COMMANDS = {
     "listen": "see what the service hears: level, text, finals; live, from a pipe or from a recording",
     "transcribe": "recognise files and folders; text, subtitles, tables",
     "export": "text, subtitles and tables of recorded events",
+    "report": "a page about recorded events: timeline, text, confidence, pauses, latency, errors",
     "devices": "the microphones, and what --device takes for each",
     "models": "which models there are, where they are, whether they are whole; fetch, bundle, convert, remove",
     "doctor": "check packages, sound, microphone, models and speed; a remedy for what is wrong",
     "completion": "print what completes the flags of voice-asr in a shell",
 }
-DESCRIPTION = "Mandarin speech recognition on this machine."
+DESCRIPTION = """Mandarin speech recognition on this machine: live text of a microphone, and files to text and subtitles.
+
+With --embedded it works at once and offline, but those models are small and know synthetic voices only: they recognise no people.
+Without --embedded the first start downloads models that do, about 2.3 GB."""
 EXAMPLES = """examples:
+  voice-asr listen --embedded
   voice-asr run --embedded --input examples/two_utterances.wav
   voice-asr transcribe recordings/ -f txt,srt -o texts/
-  voice-asr export asr_output.jsonl -f srt
-
-The models that ship with it (--embedded) are small and were trained on synthetic voices; without --embedded the real ones are
-downloaded once, about 2.3 GB."""
+  voice-asr export asr_output.jsonl -f srt"""
 FORMATS = ("txt", "srt", "vtt", "jsonl", "csv")
 
 
@@ -125,6 +127,12 @@ def build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.Argumen
     add_service_flags(listen)
     _add_transcribe(add("transcribe", "voice-asr transcribe talks/ --recursive -f srt,txt -o subtitles/"))
     _add_export(add("export", "voice-asr export asr_output.jsonl -f srt -o subtitles/"))
+    report = add("report", "voice-asr report asr_output.jsonl -o report.html")
+    report.add_argument("recording", type=Path, metavar="FILE.jsonl", help="what the service wrote to stdout")
+    report.add_argument(
+        "-o", "--output", type=Path, default=None, metavar="FILE.html", help="the page (default: beside the recording; -: stdout)"
+    )
+    report.add_argument("--force", action="store_true", default=False, help="write a page that is there already anew")
     devices = add("devices", "voice-asr devices --json")
     devices.add_argument("--json", action="store_true", default=False, help="as a list of JSON objects")
     models = add("models", "voice-asr models pull --to /media/usb/voice-models")

@@ -5,12 +5,10 @@ The events are those of the contract, as dictionaries. State: what was heard las
 
 from __future__ import annotations
 
-from datetime import datetime
-
 from rich.cells import cell_len
 from rich.text import Text
 
-from voice.commands.formats import Event
+from voice.commands.formats import Event, local_time
 
 _METER = 10
 _QUIETEST_DBFS = -60.0
@@ -57,7 +55,7 @@ class Screen:
         elif kind == "core.error_event":
             return [
                 Text(
-                    f"{_time(event)}  {event['message'].partition(': ')[2] or event['message']}",
+                    f"{local_time(event.get('ts'))}  {event['message'].partition(': ')[2] or event['message']}",
                     style="yellow" if event["recoverable"] else "red",
                 )
             ]
@@ -69,7 +67,8 @@ class Screen:
         text = self._stable + self._tail
         if not text:
             state = _STATES.get(self._state, self._state)
-            line.append(f" {self._device}: {state}" if self._device and self._state != "stopped" else f" {state}", style="dim")
+            device = f" · {self._device}" if self._device and self._state != "stopped" else ""
+            line.append(f" {state}{device}", style="dim")
             line.truncate(width, overflow="ellipsis")
             return line
         room = width - line.cell_len - 1
@@ -108,7 +107,7 @@ def _meter(peak_dbfs: float | None) -> Text:
 
 def _final_line(event: Event) -> Text:
     """Time, text, emotion, confidence."""
-    line = Text(f"{_time(event)}  ", style="")
+    line = Text(f"{local_time(event.get('ts'))}  ", style="")
     line.append(event["text"], style="bold")
     emotion = event.get("emotion")
     if emotion:
@@ -117,7 +116,3 @@ def _final_line(event: Event) -> Text:
     if event.get("lost_ms"):
         line.append(f"  {event['lost_ms']} ms of it lost", style="yellow")
     return line
-
-
-def _time(event: Event) -> str:
-    return datetime.fromtimestamp(event.get("ts", 0) / 1000).astimezone().strftime("%H:%M:%S")

@@ -3,11 +3,11 @@
 Stage: output. Values of the contract; ``voice.output.wire`` makes them of ours. No state, any thread.
 Raises: ``pydantic.ValidationError`` for a value that the contract does not allow, such as a confidence that is no number.
 
-One pydantic model per event; the order of the fields is the order of the keys. ``ts`` and ``seq`` are stamped by the writer when the
-line is written. ``config/events.schema.json`` is generated from these models (``python -m voice.output.events``), and a test keeps it
-current. The models accept no unknown key, so that a misspelt one fails here. The schema allows unknown keys, so that a reader who
-validates lines goes on working when a key is added. A change here goes into the schema, CHANGELOG.md, the documentation and the tests
-in one commit.
+One pydantic model per event; the order of the fields is the order of the keys. ``ts`` and ``seq`` are stamped by the writer when the line
+is written, ``captured_ts`` by the loop that reads the audio. ``config/events.schema.json`` is generated from these models (``python -m
+voice.output.events``), and a test keeps it current. The models accept no unknown key, so that a misspelt one fails here. The schema
+allows unknown keys, so that a reader who validates lines goes on working when a key is added. A change here goes into the schema,
+CHANGELOG.md, the documentation and the tests in one commit.
 """
 
 from __future__ import annotations
@@ -38,6 +38,10 @@ TraceId = Annotated[str, Field(pattern="^[0-9a-f]{16}$", description="One per ut
 Ts = Annotated[int, Field(ge=0, description="Wall clock when the line was written, ms since the epoch.")]
 Seq = Annotated[int, Field(ge=0, description="Lines of this process, from 1, without a gap.")]
 Probability = Annotated[float, Field(ge=0, le=1)]
+CapturedTs = Annotated[
+    int,
+    Field(ge=0, description="Wall clock when the sample at end_ms was captured, of a file or stdin when it was read; ms since the epoch."),
+]
 AudioMs = Annotated[int, Field(ge=0, description="ms on the audio clock: 0 is the first sample the process captured.")]
 
 
@@ -85,6 +89,7 @@ class PartialEvent(Event):
         int, Field(ge=0, description="Leading code points of raw_text that begin raw_text of each later partial and of the final, too.")
     ]
     raw_text: Annotated[str, Field(min_length=1, description="Recognised text before punctuation and repairs; equal to text in partials.")]
+    captured_ts: CapturedTs = 0
 
 
 class AudioLevel(Event):
@@ -115,6 +120,7 @@ class FinalEvent(Event):
     emotion: Annotated[EmotionSummary | None, Field(description="null: off, too short, too uncertain, failed, or not ready in time.")]
     lost_ms: Annotated[int, Field(ge=0, description="Audio lost inside this utterance; 0 means nothing was lost.")]
     level: Annotated[AudioLevel, Field(description="Of the speech.")]
+    captured_ts: CapturedTs = 0
 
 
 class EmotionEvent(Event):

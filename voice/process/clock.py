@@ -16,3 +16,8 @@ def clock_sec() -> float:
     if sys.platform == "darwin":
         return time.clock_gettime(time.CLOCK_MONOTONIC)  # time.monotonic() stops there while the machine sleeps
     return time.monotonic()
+
+
+def wall_clock_ms(at_sec: float) -> int:
+    """A moment of ``clock_sec`` on the wall clock, as it is set now: ms since the epoch."""
+    return round((time.time() - clock_sec() + at_sec) * 1000)
