@@ -28,6 +28,9 @@ from voice.commands.checks import (
     judge_decoding,
     judge_microphone,
 )
+from voice.commands.doctor import _check_wanted
+from voice.config import load_settings
+from voice.models.weights import wanted_models
 
 SPEECH = example("two_utterances")[0][: 3 * 16_000]
 QUIET = (1e-4 * np.random.default_rng(0).standard_normal(3 * 16_000)).astype(np.float32)
@@ -164,3 +167,36 @@ def test_a_damaged_model_is_named(tmp_path: Path) -> None:
     assert result.returncode == 1
     (failed,) = [each for each in json.loads(result.stdout) if each["name"] == "embedded model punctuation"]
     assert (failed["verdict"], "punctuation.weights" in failed["text"]) == ("failed", True)
+
+
+def test_the_models_of_the_settings_are_looked_for_and_nothing_is_downloaded(tmp_path: Path) -> None:
+    finding = _check_wanted("recognition", "paraformer-zh-streaming", "ms")
+    assert (finding.verdict, "voice-asr models pull paraformer-zh-streaming" in finding.remedy) == ("warning", True)
+    model = Path(shutil.copytree(REPOSITORY / "models" / "embedded" / "asr", tmp_path / "asr", ignore=shutil.ignore_patterns("onnx")))
+    finding = _check_wanted("recognition", str(model), "ms")
+    assert (finding.verdict, "its sums are right" in finding.text) == ("ok", True)
+    (model / "am.mvn").write_text("no means")
+    finding = _check_wanted("recognition", str(model), "ms")
+    assert (finding.verdict, "am.mvn" in finding.text) == ("failed", True)
+    (model / "SHA256SUMS").unlink()
+    assert "without sums" in _check_wanted("recognition", str(model), "ms").text
+    (model / "model.pt").unlink()
+    assert _check_wanted("recognition", str(model), "ms").verdict == "failed"
+    assert "does not exist" in _check_wanted("emotion", str(tmp_path / "nothing"), "ms").text
+
+
+def test_which_models_the_settings_want(tmp_path: Path) -> None:
+    assert wanted_models(load_settings({"embedded": True})) == []
+    standard = wanted_models(load_settings({}))
+    assert standard == [("recognition", "paraformer-zh-streaming"), ("punctuation", "ct-punc-c"), ("emotion", "iic/emotion2vec_plus_base")]
+    given = {
+        "model_dir": str(tmp_path),
+        "vad": {"engine": "fsmn"},
+        "final": {"punctuation_model": "off", "second_pass": "paraformer-zh"},
+        "emotion": {"enabled": False},
+    }
+    assert wanted_models(load_settings(given)) == [
+        ("recognition", str(tmp_path)),
+        ("voice activity", "fsmn-vad"),
+        ("second pass", "paraformer-zh"),
+    ]

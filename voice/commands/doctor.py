@@ -37,6 +37,8 @@ from voice.inputs import open_source
 from voice.losses import LossLedger
 from voice.models.converted import cache_directory
 from voice.models.directory import check_sums
+from voice.models.store import Hub, find_model, is_complete
+from voice.models.weights import wanted_models
 from voice.places import EMBEDDED, EXAMPLES
 from voice.process.logs import configure_logs
 
@@ -90,6 +92,8 @@ def _findings(settings: Settings, *, microphone: bool) -> Iterator[Finding]:
     yield check_ffmpeg()
     yield check_disk(cache_directory())
     yield from _check_models()
+    for use, name in wanted_models(settings):
+        yield _guarded(f"model for {use}", lambda use=use, name=name: _check_wanted(use, name, settings.model.hub))  # type: ignore[misc]
     for mode in ("streaming", "sliced"):
         for engine in ("onnx", "torch"):
             yield _guarded(f"{mode}, {engine}", lambda mode=mode, engine=engine: _check_decoding(mode, engine))  # type: ignore[misc]
@@ -146,6 +150,23 @@ def _check_models() -> Iterator[Finding]:
             yield Finding(name, "ok", f"{_size_mb(directory):.0f} MB, as it was published ({directory})")
         except (ModelLoadFailed, OSError) as error:
             yield Finding(name, "failed", str(error), "reinstall the package, or check the files out again")
+
+
+def _check_wanted(use: str, name: str, hub: Hub) -> Finding:
+    """A model that the settings name: whether it is here, and whole. Nothing is downloaded."""
+    title = f"model for {use}"
+    try:
+        directory = find_model(name, hub)
+        if directory is None:
+            remedy = f"voice-asr models pull {name}; without network carry a bundle over (models pull --to DIR), or use --embedded"
+            return Finding(title, "warning", f"{name} is not on this machine: the first start downloads it", remedy)
+        check_sums(directory)
+    except ModelLoadFailed as error:
+        return Finding(title, "failed", str(error), f"get it again: voice-asr models rm {name}, voice-asr models pull {name}")
+    if not is_complete(directory):
+        return Finding(title, "failed", f"{directory} lacks its settings, its weights or its vocabulary", "copy the whole model there")
+    sums = "its sums are right" if (directory / "SHA256SUMS").is_file() else "complete, without sums to compare with"
+    return Finding(title, "ok", f"{name}, {_size_mb(directory):.0f} MB, {sums} ({directory})")
 
 
 def _size_mb(directory: Path) -> float:

@@ -179,6 +179,9 @@ class _Run:
                     show(progress.get())
                 for future in done:
                     yield futures.pop(future), _outcome(future.result)
+        except ModelLoadFailed:
+            pool.shutdown(cancel_futures=True)  # what the other workers log stands before the error, not behind it
+            raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 

@@ -81,6 +81,22 @@ class Models:
     """Optional models that could not be found or loaded, and those that torch runs because they could not be converted."""
 
 
+def wanted_models(settings: Settings) -> list[tuple[str, str]]:
+    """(what for, name) of the models that are found or downloaded for these settings; those that ship with the service are left out."""
+    final, emotion = settings.final, settings.emotion
+    wanted = [
+        ("recognition", None if settings.embedded else settings.model_dir or settings.model.name),
+        ("voice activity", settings.vad.model if settings.vad.engine == "fsmn" else None),
+        ("second pass", None if is_same_weights(settings) else final.second_pass),
+        ("punctuation", final.punctuation_model),
+        ("emotion", emotion.model if emotion.enabled else None),
+    ]
+    shipped = ("punctuation", "emotion")
+    return [
+        (use, name) for use, name in wanted if name not in (None, "off") and not (use in shipped and _embedded_instead_of(name, settings))
+    ]
+
+
 def locate_models(settings: Settings) -> ModelPlaces:
     """Find every model, or download it; find what it was converted to, or convert it.
 
