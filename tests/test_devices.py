@@ -110,12 +110,17 @@ def test_a_server_that_hangs_has_no_sources_and_costs_one_thread(microphone: Vir
 @pytest.mark.slow
 def test_the_sources_of_the_server_are_listed(microphone: VirtualMicrophone) -> None:
     microphone.plug_in_another()
+    microphone.control(
+        "load-module", "module-null-sink", "sink_name=headset", "rate=16000", "channels=1", "sink_properties=device.description=Headset"
+    )
     result = devices(microphone)
     assert result.returncode == 0, result.stderr
     assert "* null" in result.stdout
     assert '"Monitor of Webcam"' in result.stdout
     listed = {each["description"]: each for each in json.loads(devices(microphone, "--json").stdout)}
     assert listed["Monitor of Null Output"]["is_default"]
+    formats = {each["name"]: (each["rate_hz"], each["channels"]) for each in listed.values()}
+    assert formats == {"speaker.monitor": (48_000, 2), "webcam.monitor": (48_000, 2), "headset.monitor": (16_000, 1)}
     assert listed["Monitor of Webcam"] == {
         "device": "webcam", "name": "webcam.monitor", "description": "Monitor of Webcam", "rate_hz": 48_000, "channels": 2,
         "is_default": False, "is_monitor": True, "is_muted": False, "index": None,

@@ -67,7 +67,7 @@ def test_a_microphone_is_judged_by_what_it_hears(samples: np.ndarray, verdict: s
     [
         (None, "warning", "none answers"),
         ([], "failed", "no source"),
-        ([source()], "ok", "1 microphones; the default is 'Jabra'"),
+        ([source()], "ok", "1 microphone; the default is 'Jabra'"),
         ([source(is_muted=True)], "failed", "muted"),
         ([source(is_monitor=True)], "warning", "it hears what is played"),
         ([source(is_default=False)], "failed", "no source"),

@@ -148,6 +148,7 @@ class SoundServer:
                 self._watches = False
                 self._changed.notify_all()
             return
+        pulsectl.PulseSourceInfo._init_from_struct = _copy_format  # noqa: SLF001 -- its place for such fields
         failures = (pulsectl.PulseError, pulsectl.PulseDisconnected, LibPulse.CallError, UnicodeDecodeError)
         while not self._closing.is_set():
             self._wake.clear()
@@ -215,14 +216,19 @@ class SoundServer:
             log.debug("sound_server_not_watched", error=describe(error))
 
 
+def _copy_format(info: Any, struct: Any) -> None:
+    """Called by pulsectl while libpulse's memory is valid: ``sample_spec`` itself is a view of it, which changes with the next source."""
+    info.rate_hz = int(struct.sample_spec.rate)
+
+
 def _sources_of(pulse: Any) -> list[MicrophoneInfo]:
     default = pulse.server_info().default_source_name
     found = [
         MicrophoneInfo(
             source.name,
             source.description or source.name,
-            source.sample_spec.rate,
-            source.sample_spec.channels,
+            source.rate_hz,
+            source.channel_count,
             source.name == default,
             source.monitor_of_sink != _MONITOR_OF_NOTHING,
             bool(source.mute),

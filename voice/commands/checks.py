@@ -100,7 +100,7 @@ def check_sources(sources: Sequence[MicrophoneInfo] | None) -> Finding:
     default = next((each for each in sources if each.is_default), None)
     if default is None:
         return Finding("sound server", "failed", "it has no source", "connect a microphone; `pactl list short sources` must list it")
-    text = f"{len(microphones)} microphones; the default is '{default.description}'"
+    text = f"{len(microphones)} {'microphone' if len(microphones) == 1 else 'microphones'}; the default is '{default.description}'"
     if default.is_muted:
         return Finding("sound server", "failed", f"{text}, which is muted", "pactl set-source-mute @DEFAULT_SOURCE@ 0")
     if default.is_monitor:

@@ -12,5 +12,7 @@ from voice.errors import EXIT_OK
 
 def main(flags: argparse.Namespace) -> int:
     """Print the script; 0."""
-    print(shtab.complete(command.build_parsers()[0], shell=flags.shell))  # noqa: T201 -- it is what was asked for
+    parser, _ = command.build_parsers()
+    parser.prog = command.PROGRAM  # however this was started: a shell completes the installed command
+    print(shtab.complete(parser, shell=flags.shell))  # noqa: T201 -- it is what was asked for
     return EXIT_OK

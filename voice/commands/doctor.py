@@ -74,7 +74,7 @@ def main(flags: argparse.Namespace) -> int:
 
 def _show(console: Console, finding: Finding) -> None:
     mark, style = _MARKS[finding.verdict]
-    line = Text(f"{mark} ", style=style)
+    line = Text().append(f"{mark} ", style=style)
     line.append(finding.name, style="bold").append(f": {finding.text}")
     console.print(line, soft_wrap=True)
     if finding.remedy:

@@ -92,6 +92,7 @@ def _show(console: Console, events: Iterable[Event]) -> None:
         return
     with Live(screen.line(console.width), console=console, auto_refresh=False, transient=True) as live:
         for event in events:
-            for line in screen.accept(event):
+            lines = screen.accept(event)
+            live.update(screen.line(console.width), refresh=not lines)
+            for line in lines:  # printing shows the line below anew
                 live.console.print(line)
-            live.update(screen.line(console.width), refresh=True)

@@ -22,6 +22,7 @@ from voice.prerequisites import PACKAGES, TERMINAL_PACKAGES, missing
 from voice.process.start import STDOUT, begin, open_closed
 
 EXIT_USAGE, EXIT_OUTPUT = 2, 5
+PROGRAM = "voice-asr"
 COMMANDS = {
     "run": "recognise a microphone, a file or stdin; events on stdout (as asr_service_streaming.py does)",
     "listen": "see what the service hears: level, text, finals; live, from a pipe or from a recording",
@@ -33,10 +34,12 @@ COMMANDS = {
     "doctor": "check packages, sound, microphone, models and speed; a remedy for what is wrong",
     "completion": "print what completes the flags of voice-asr in a shell",
 }
-DESCRIPTION = """Mandarin speech recognition on this machine: live text of a microphone, and files to text and subtitles.
+DESCRIPTION = """Mandarin speech recognition on this machine: live text of a microphone,
+and files to text and subtitles.
 
-With --embedded it works at once and offline, but those models are small and know synthetic voices only: they recognise no people.
-Without --embedded the first start downloads models that do, about 2.3 GB."""
+With --embedded it works at once and offline, but those models are small and
+know synthetic voices only: they recognise no people. Without --embedded the
+first start downloads models that do, about 2.3 GB."""
 EXAMPLES = """examples:
   voice-asr listen --embedded
   voice-asr run --embedded --input examples/two_utterances.wav
@@ -51,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start = begin() if given[:1] == ["run"] else None  # the service takes signals and closed descriptors over before all else
     parser, subcommands = build_parsers()
     if given and not given[0].startswith("-") and given[0] not in COMMANDS:
-        parser.exit(EXIT_USAGE, f"error: {given[0]!r} is no command{_meant(given[0])}; see voice-asr --help\n")
+        parser.exit(EXIT_USAGE, f"error: {given[0]!r} is no command{_meant(given[0])}; see {parser.prog} --help\n")
     if not given:
         parser.print_help()
         return EXIT_USAGE
@@ -97,7 +100,7 @@ def _meant(word: str) -> str:
 def build_parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Of the command, and of its subcommands by name."""
     parser = Parser(
-        prog="voice-asr",
+        prog=PROGRAM if Path(sys.argv[0]).name != "__main__.py" else "python -m voice",
         description=DESCRIPTION,
         epilog=f"{EXAMPLES}\n\n{EXIT_CODES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,  # it shows no settings, whose defaults take time

@@ -85,10 +85,10 @@ def _list(flags: argparse.Namespace) -> int:
     if flags.json:
         print(json.dumps(rows, ensure_ascii=False, indent=1))  # noqa: T201
         return EXIT_OK
-    widths = [max(len(str(row[key])) for row in rows) for key in ("name", "for")]
+    width = max(len(str(row["name"])) for row in rows)
     for row in rows:
         converted = ", converted" if row["converted"] else ""
-        print(f"{row['name']:{widths[0]}}  {row['for']:{widths[1]}}  {row['where']}{converted}")  # noqa: T201
+        print(f"{row['name']:{width}}  {row['for']}\n    {row['where']}{converted}")  # noqa: T201
     return EXIT_OK
 
 

@@ -100,7 +100,8 @@ def _meter(peak_dbfs: float | None) -> Text:
     level = _QUIETEST_DBFS if peak_dbfs is None else peak_dbfs
     filled = round(_METER * min(max(1 - level / _QUIETEST_DBFS, 0.0), 1.0))
     style = "red" if level > _TOO_LOUD_DBFS else "yellow" if level > _LOUD_DBFS else "green"
-    meter = Text("▮" * filled, style=style)
+    meter = Text()
+    meter.append("▮" * filled, style=style)
     meter.append("▯" * (_METER - filled), style="dim")
     return meter
 

@@ -1,0 +1,1 @@
+"""The voice ASR service as a ROS 2 node."""
