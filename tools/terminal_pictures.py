@@ -4,6 +4,7 @@
 
     git clone . /home/user/voice-asr && make -C /home/user/voice-asr setup
     .venv/bin/python tools/terminal_pictures.py /home/user/voice-asr          # all, or those whose names follow
+    .venv/bin/python tools/terminal_pictures.py /home/user/voice-asr page     # the page of the report, report.png: it needs Chromium
 
 Bytes of a pseudo terminal -> cells (pyte) -> SVG. The text stays text. Every wide character has a position of its own, and every other
 run of characters its width, so cells line up whatever fonts a browser has. ``Console.export_svg`` of rich does not do that: it gives a
@@ -278,13 +279,18 @@ PICTURES = (
     Picture("transcribe", TALKS, half_done, 98),
     Picture("transcribe-end", f"{TALKS} && head -n 7 texts/monday.srt", None, 98),
     Picture("export", "voice-asr export asr_output.jsonl -f srt -o -", None, 84),
+    Picture("report", "voice-asr report asr_output.jsonl --force", None, 84),
     Picture("devices", "voice-asr devices", None, 96),
-    Picture("models", "voice-asr models list", None, 160),
+    Picture("models", "voice-asr models list", None, 112),
     Picture("doctor", "voice-asr doctor", None, 132, 40, "speak for", (QUESTIONS,)),
-    Picture("help", "voice-asr --help", None, 130, 60),
+    Picture("help", "voice-asr --help", None, 100, 60),
     Picture("misspelt-flag", "voice-asr listen --embeded", None, 96),
     Picture("run", "voice-asr run --embedded", says("utterance_finished"), 128, 60, "pipeline_built", (AIR_CONDITIONER,)),
 )
+
+PAGE = "page"
+_PAGE_SIZE = "1060,1180"
+_READ_ALOUD_SEC = 60
 
 # --- the commands -------------------------------------------------------------------------------------------------------
 
@@ -301,7 +307,7 @@ def main() -> int:
     """Take the pictures; 1 where one could not be taken."""
     parser = argparse.ArgumentParser(description="Take the pictures of the documentation.")
     parser.add_argument("checkout", type=Path, help="a clone with its .venv, at a path that may be seen")
-    parser.add_argument("names", nargs="*", choices=[*(each.name for each in PICTURES), []], metavar="NAME", help="default: all")
+    parser.add_argument("names", nargs="*", choices=[*(each.name for each in PICTURES), PAGE, []], metavar="NAME", help="default: all")
     arguments = parser.parse_args()
     checkout = arguments.checkout.resolve()
     failed = False
@@ -318,6 +324,8 @@ def main() -> int:
             target = PICTURES_DIRECTORY / f"{picture.name}.svg"
             target.write_text(svg, encoding="utf-8")
             print(f"{target.relative_to(REPOSITORY)}: {len(svg.encode()) / 1000:.1f} kB")
+        if PAGE in arguments.names:
+            room.photograph_report(PICTURES_DIRECTORY / "report.png")
     return int(failed)
 
 
@@ -373,7 +381,8 @@ class Room:
     def prepare(self) -> None:
         """What the commands need: their name, a room's noise, recordings, and recorded events."""
         command = self._microphone.directory / "voice-asr"
-        command.write_text(f'#!/bin/sh\nexec {self._checkout}/.venv/bin/python -m voice "$@"\n', encoding="utf-8")
+        start = "from voice.commands.main import main; raise SystemExit(main())"
+        command.write_text(f"#!/bin/sh\nexec {self._checkout}/.venv/bin/python -c '{start}' \"$@\"\n", encoding="utf-8")
         command.chmod(0o755)
         noise = np.random.default_rng(0).normal(0, _NOISE, int(DEADLINE_SEC) * _RATE_HZ)
         soundfile.write(self._microphone.directory / "noise.wav", noise, _RATE_HZ)
@@ -442,6 +451,28 @@ class Room:
                 return
             terminal.feed(data)
         raise NotShown(f"not seen in time; the screen:\n{terminal.text}")
+
+    def photograph_report(self, target: Path) -> None:
+        """Listen to a minute of sentences, and show the page about it in a browser."""
+        with (self._checkout / "minute.jsonl").open("wb") as events:
+            service = subprocess.Popen(
+                ["voice-asr", "run", "--embedded", "--status-events"],
+                cwd=self._checkout,
+                env=self._environment,
+                stdout=events,
+                stderr=subprocess.DEVNULL,
+            )
+            time.sleep(5)
+            aloud = self._microphone.begin_to_play(REPOSITORY / "bench" / "timed_speech.flac")
+            time.sleep(_READ_ALOUD_SEC)
+            aloud.terminate()
+            time.sleep(2)
+            service.terminate()
+            service.wait(20)
+        html = self._microphone.directory / "minute.html"
+        subprocess.run(["voice-asr", "report", "minute.jsonl", "-o", html], cwd=self._checkout, env=self._environment, check=True)
+        flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={_PAGE_SIZE}")
+        subprocess.run(["chromium", *flags, f"--screenshot={target}", html.as_uri()], check=True, stderr=subprocess.DEVNULL)
 
     def _speak(self, names: tuple[str, ...]) -> None:
         """Say some recordings, one after the other, while the terminal is watched."""
