@@ -60,12 +60,12 @@ def test_a_page_refers_to_pictures_that_exist_and_describes_them(page: Path) -> 
 def test_both_languages_show_every_picture_in_the_same_order() -> None:
     english, chinese = ([path for _, path in references(REPOSITORY / "docs" / name)] for name in ("commands.md", "commands.zh-CN.md"))
     assert english == chinese
-    assert sorted(english) == PICTURES
+    assert sorted(english) == sorted([*PICTURES, DIRECTORY / "report.png"])
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh-CN.md"])
-def test_a_readme_shows_the_service_listening(name: str) -> None:
-    assert [path for _, path in references(REPOSITORY / name)] == [DIRECTORY / "listen.svg"]
+def test_a_readme_shows_the_service_listening_and_a_report(name: str) -> None:
+    assert [path for _, path in references(REPOSITORY / name)] == [DIRECTORY / "listen.svg", DIRECTORY / "report.png"]
 
 
 # --- the pictures -------------------------------------------------------------------------------------------------------

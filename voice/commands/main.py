@@ -24,13 +24,13 @@ from voice.process.start import STDOUT, begin, open_closed
 EXIT_USAGE, EXIT_OUTPUT = 2, 5
 PROGRAM = "voice-asr"
 COMMANDS = {
-    "run": "recognise a microphone, a file or stdin; events on stdout (as asr_service_streaming.py does)",
-    "listen": "see what the service hears: level, text, finals; live, from a pipe or from a recording",
+    "run": "recognise a microphone, a file or stdin; events on stdout",
+    "listen": "see what the service hears: live, from a pipe or of a recording",
     "transcribe": "recognise files and folders; text, subtitles, tables",
     "export": "text, subtitles and tables of recorded events",
     "report": "a page about recorded events: timeline, text, confidence, pauses, latency, errors",
     "devices": "the microphones, and what --device takes for each",
-    "models": "which models there are, where they are, whether they are whole; fetch, bundle, convert, remove",
+    "models": "list, fetch, bundle, verify, convert and remove models",
     "doctor": "check packages, sound, microphone, models and speed; a remedy for what is wrong",
     "completion": "print what completes the flags of voice-asr in a shell",
 }
