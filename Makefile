@@ -1,7 +1,7 @@
 # The ways in: `make demo` and `make test` set everything up by themselves. What set-up prints goes to stderr, so that
 # `make demo > out.jsonl` holds events only.
-PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
-	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.10 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$python && break; done)
 PYTHON_OLD ?= $(shell for python in python3.11 python3.10 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN := .venv/bin
@@ -64,7 +64,7 @@ bench: .venv/.installed-dev $(PEERS)/.installed
 	@$(BIN)/python bench/report.py
 
 $(PEERS)/.installed: bench/requirements.txt
-	@{ test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11"; exit 1; }; \
+	@{ test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed; set PYTHON=/path/to/python3.11"; exit 1; }; \
 	$(PYTHON) -m venv $(PEERS) && $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt && \
 	touch $@; } >&2
 
@@ -94,7 +94,7 @@ setup: .venv/.installed
 setup-dev: .venv/.installed-dev
 
 .venv/.installed: requirements.txt tools/install_portaudio.sh
-	@{ test -n "$(PYTHON)" || { echo "Python 3.10, 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11"; exit 1; }; \
+	@{ test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed; set PYTHON=/path/to/python3.11"; exit 1; }; \
 	echo "setting up .venv ($(PYTHON)), this takes some minutes once"; \
 	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
 	sh tools/install_portaudio.sh && touch $@; } >&2

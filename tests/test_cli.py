@@ -122,8 +122,8 @@ def start(*arguments: str, planted: str = "", mode: str = "streaming", **variabl
     [
         ("sys.modules['numpy'] = None", "packages are missing (numpy)"),
         ("sys.modules['torch'] = sys.modules['funasr'] = None", "packages are missing (torch, funasr)"),
-        ("sys.version_info = (3, 9, 18, 'final', 0)", "Python 3.9 does not fit, 3.10 to 3.12 is needed"),
-        ("sys.version_info = (3, 14, 0, 'final', 0)", "Python 3.14 does not fit, 3.10 to 3.12 is needed"),
+        ("sys.version_info = (3, 9, 18, 'final', 0)", "Python 3.9 does not fit, 3.10 to 3.13 is needed"),
+        ("sys.version_info = (3, 14, 0, 'final', 0)", "Python 3.14 does not fit, 3.10 to 3.13 is needed"),
         ("import soundfile; sys.modules['soxr.soxr_ext'] = None", "a package is damaged ("),
     ],
 )

@@ -474,10 +474,10 @@ def test_a_config_that_does_not_fit_is_refused(asr: Path, damage: Damage, says: 
 
 USED: Cases = {
     "fs 0": (config("frontend_conf.fs", 0), "config.yaml describes a model that cannot be used (ZeroDivisionError"),
-    "frame_length -1": (config("frontend_conf.frame_length", -1), "config.yaml describes a model that cannot be used (ValueError"),
+    "frame_length -1": (config("frontend_conf.frame_length", -1), "config.yaml describes a model that cannot be used ("),
     "frame_shift 0": (config("frontend_conf.frame_shift", 0), "config.yaml describes a model that cannot be used (ZeroDivisionError"),
     "lfr_n 0": (config("frontend_conf.lfr_n", 0), "config.yaml describes a model that cannot be used (ZeroDivisionError"),
-    "window": (config("frontend_conf.window", "x"), "config.yaml describes a model that cannot be used (ValueError: invalid window"),
+    "window": (config("frontend_conf.window", "x"), "config.yaml describes a model that cannot be used ("),
     "attention_heads": (config("encoder_conf.attention_heads", -1), "config.yaml describes a model that cannot be used (Runtime"),
     "sanm_shfit": (config("decoder_conf.sanm_shfit", 0), "the decoder looks ahead (decoder_conf.sanm_shfit)"),
     "threshold": (config("predictor_conf.tail_threshold", "x"), "config.yaml describes a model that cannot be used (ValueError: could"),

@@ -23,7 +23,7 @@ def fail(text):
     raise ValueError("planted")
 
 try:
-    fail("打开客厅的灯")
+    fail(bytes.fromhex("e68993e5bc80e5aea2e58e85e79a84e781af").decode())
 except ValueError:
     log.exception("failed")
 logging.getLogger("a.library").warning("a library warns")

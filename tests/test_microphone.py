@@ -837,6 +837,7 @@ class HangingPulse:
 
 def test_a_sound_server_that_hangs_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch):
     pulsectl = SimpleNamespace(Pulse=HangingPulse, PulseError=LookupError, PulseDisconnected=LookupError, PulseLoopStop=LookupError)
+    pulsectl.PulseSourceInfo = SimpleNamespace()
     monkeypatch.setitem(sys.modules, "pulsectl", pulsectl)
     monkeypatch.setitem(sys.modules, "pulsectl._pulsectl", SimpleNamespace(LibPulse=SimpleNamespace(CallError=LookupError)))
     server = SoundServer()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -73,7 +72,9 @@ def test_both_engines_recognise_the_same_tokens(engine: TorchEngine, onnx_engine
 
     one, two = tokens(engine), tokens(onnx_engine)
     assert one
-    assert [dataclasses.replace(token, confidence=0) for token in one] == [dataclasses.replace(token, confidence=0) for token in two]
+    assert [token.text for token in one] == [token.text for token in two]
+    for field in ("start_sample", "end_sample"):  # a sample apart where torchaudio computes the features of one of them
+        np.testing.assert_allclose([getattr(token, field) for token in two], [getattr(token, field) for token in one], rtol=0, atol=2)
     np.testing.assert_allclose([token.confidence for token in two], [token.confidence for token in one], atol=1e-3)
 
 

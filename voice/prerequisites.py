@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from voice.process.start import Start
 
 OLDEST_PYTHON = (3, 10)
-NEWEST_PYTHON = (3, 12)
+NEWEST_PYTHON = (3, 13)
 PACKAGES = (
     "torch",
     "funasr",
@@ -33,7 +33,7 @@ PACKAGES = (
     "pypinyin",
     "wetext",
 )
-"""The modules of requirements.txt that the service needs. torchaudio is not needed on a CPU, setuptools only by FunASR on Python 3.12."""
+"""The modules of requirements.txt that the service needs; torchaudio is not needed on a CPU, setuptools from Python 3.12 on by FunASR."""
 TERMINAL_PACKAGES = ("rich", "shtab", "jinja2")
 """Those that ``voice-asr`` needs on top."""
 EXIT_CONFIG = 2
