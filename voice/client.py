@@ -45,6 +45,7 @@ NEVER_AGAIN = (2, 3)
 _ENDED_WELL = 0
 _QUEUED_EVENTS = 1_000
 _LOG_LINES = 50
+_LAST_LOG_SEC = 2.0
 
 
 @dataclass(frozen=True)
@@ -210,6 +211,7 @@ class VoiceService:
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None
         self._log: deque[str] = deque(maxlen=_LOG_LINES)
+        self._drainer = threading.Thread()
         self._open: dict[str, str] = {}
         self._state = "stopped"
         self._muted = self._stopping = self._ended = False
@@ -390,7 +392,8 @@ class VoiceService:
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, creationflags=flags
         )
         self.starts += 1
-        threading.Thread(target=self._drain, args=(self._process,), name="voice-log", daemon=True).start()
+        self._drainer = threading.Thread(target=self._drain, args=(self._process,), name="voice-log", daemon=True)
+        self._drainer.start()
         if self._muted:
             self._send({"command": "mute"})
         if self._stopping:
@@ -408,6 +411,7 @@ class VoiceService:
                     self._note(event)
                     self._events.put(event)
             self._exit_code = process.wait()
+            self._drainer.join(_LAST_LOG_SEC)  # its last lines say why; another process that holds the pipe is not waited for
         finally:  # a service whose reader is gone ends
             with contextlib.suppress(OSError):
                 if process.stdin:
