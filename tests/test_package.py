@@ -69,6 +69,15 @@ def test_the_installed_command_recognises(bin_directory: Path, tmp_path: Path) -
     assert final_texts(parse_events(result.stdout)) == ["把空调的温度调到百分之二十六"]
 
 
+def test_the_installed_command_has_the_template_of_its_report(bin_directory: Path, tmp_path: Path) -> None:
+    (tmp_path / "talk.jsonl").write_bytes(
+        run(bin_directory, tmp_path, "run", "--embedded", "--input", str(EXAMPLES / "temperature.wav")).stdout
+    )
+    result = run(bin_directory, tmp_path, "report", "talk.jsonl")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "talk.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
 def test_the_installed_command_transcribes(bin_directory: Path, tmp_path: Path) -> None:
     result = run(bin_directory, tmp_path, "transcribe", "--embedded", str(EXAMPLES / "temperature.wav"), "-o", str(tmp_path), "-f", "srt")
     assert result.returncode == 0, result.stderr
