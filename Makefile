@@ -95,7 +95,7 @@ setup-dev: .venv/.installed-dev
 
 .venv/.installed: requirements.txt tools/install_portaudio.sh
 	@{ test -n "$(PYTHON)" || { echo "Python 3.10 to 3.13 is needed; set PYTHON=/path/to/python3.11"; exit 1; }; \
-	echo "setting up .venv ($(PYTHON)), this takes some minutes once"; \
+	if test -d .venv; then echo "updating .venv"; else echo "setting up .venv ($(PYTHON)): about 3 minutes, once, in silence"; fi; \
 	$(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt && \
 	sh tools/install_portaudio.sh && touch $@; } >&2
 
