@@ -17,10 +17,12 @@ def answer(text: str) -> str:
     return f"现在是{time.strftime('%H点%M分')}" if "几点" in text else f"你说的是：{text}"
 
 
-def say(text: str) -> None:
+def say(service: VoiceService, text: str) -> None:
     print("assistant:", text, flush=True)
+    service.mute()  # a service that is just being started again hears of it, too
     if shutil.which("espeak-ng"):
         subprocess.run(["espeak-ng", "-v", "cmn", "--stdin"], input=text.encode(), check=False)
+    service.unmute()
 
 
 def complain(error: Error) -> None:
@@ -32,8 +34,6 @@ with VoiceService(*(sys.argv[1:] or ["--embedded"]), on_error=complain) as servi
     for event in service:
         if isinstance(event, Final) and event.text:
             print("you:", event.text, flush=True)
-            service.mute()
-            say(answer(event.text))
-            service.unmute()
+            say(service, answer(event.text))
         elif isinstance(event, Abandoned):
-            say("对不起，请再说一遍。")
+            say(service, "对不起，请再说一遍。")

@@ -114,7 +114,11 @@ def assistant(tmp_path: Path) -> Iterator[Assistant]:
 def test_it_goes_on_after_a_kill_and_a_replugged_microphone_and_never_hears_itself(assistant: Assistant) -> None:
     assistant.converse()
     killed = assistant.service()
+    speaking = assistant.microphone.begin_to_play(EXAMPLES / "two_utterances.wav")
+    time.sleep(2)
     os.kill(killed, signal.SIGKILL)
+    speaking.terminate()
+    assert assistant.wait(lambda: "assistant: 对不起，请再说一遍。" in assistant.lines, in_time(10)), assistant.lines
     assistant.converse()
     assert assistant.service() != killed
     assistant.microphone.unplug()

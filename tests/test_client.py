@@ -239,6 +239,24 @@ def test_a_service_that_does_not_stop_is_ended(tmp_path: Path) -> None:
     assert service.pid is None
 
 
+HOLDS_THE_LOG = """
+import subprocess
+subprocess.Popen(["sleep", "5"], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+status("listening")
+sys.exit(1)
+"""
+
+
+def test_what_has_ended_is_stopped_at_once_though_another_process_holds_its_log(tmp_path: Path) -> None:
+    with VoiceService(command=script(tmp_path, HOLDS_THE_LOG)) as service:
+        assert service.state == "loading"
+        next(iter(service))
+        started = time.monotonic()
+        while service.state != "stopped":
+            assert time.monotonic() - started < 1.5
+            time.sleep(0.01)
+
+
 def test_a_log_that_is_long_does_not_stop_the_service(tmp_path: Path) -> None:
     lines: list[str] = []
     body = "sys.stderr.write('x' * 99 + '\\n' * 1 + ('y' * 99 + '\\n') * 20_000)\nstatus('listening')\n"
@@ -259,7 +277,7 @@ def test_no_answer_is_a_timeout(tmp_path: Path) -> None:
     with VoiceService(command=script(tmp_path, "sys.stdin.readline(); time.sleep(2)")) as service:
         with pytest.raises(TimeoutError, match="did not answer"):
             service.status(0.2)
-        with pytest.raises(TimeoutError, match="its state is stopped"):
+        with pytest.raises(TimeoutError, match="its state is loading"):
             service.wait_listening(0.1)
 
 

@@ -201,8 +201,12 @@ def test_two_recordings_of_one_name_keep_their_endings(tmp_path: Path) -> None:
 
 def test_a_result_that_cannot_be_written_leaves_nothing_half_done(tmp_path: Path) -> None:
     (tmp_path / "b.srt").mkdir()
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(OSError, match="no file"):
         write_all({tmp_path / "b.srt": "text"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_all({tmp_path / "c.srt": "text"})
     assert [path.name for path in tmp_path.iterdir()] == ["b.srt"]
 
 

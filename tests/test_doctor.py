@@ -175,9 +175,11 @@ def test_the_models_of_the_settings_are_looked_for_and_nothing_is_downloaded(tmp
     model = Path(shutil.copytree(REPOSITORY / "models" / "embedded" / "asr", tmp_path / "asr", ignore=shutil.ignore_patterns("onnx")))
     finding = _check_wanted("recognition", str(model), "ms")
     assert (finding.verdict, "its sums are right" in finding.text) == ("ok", True)
+    assert "pull paraformer-zh-streaming --hub hf" in _check_wanted("recognition", "paraformer-zh-streaming", "hf").remedy
     (model / "am.mvn").write_text("no means")
     finding = _check_wanted("recognition", str(model), "ms")
-    assert (finding.verdict, "am.mvn" in finding.text) == ("failed", True)
+    assert (finding.verdict, "am.mvn" in finding.text, "pull" in finding.remedy) == ("failed", True, False)
+    assert "pull" not in _check_wanted("emotion", "a bad name", "ms").remedy
     (model / "SHA256SUMS").unlink()
     assert "without sums" in _check_wanted("recognition", str(model), "ms").text
     (model / "model.pt").unlink()

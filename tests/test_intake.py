@@ -106,6 +106,15 @@ def test_a_gap_in_resampled_audio_stands_where_it_was() -> None:
     assert np.abs(samples[24_100:39_900] - 0.5).max() < 0.01
 
 
+def test_what_the_resampler_holds_back_counts_as_accepted() -> None:
+    intake = Intake("mix", 512, 16_000, LossLedger())
+    intake.accept(AudioBlock(np.zeros((4_410, 1), np.float32), 44_100))
+    while intake.next(quiet=True) is not None:
+        pass
+    assert intake.accepted_until == 1_600
+    assert intake.end < 1_600
+
+
 def test_a_late_loss_waits_for_a_pause() -> None:
     source, ledger = intake()
     source.accept(block(RAMP[:WINDOW], ledger))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -40,7 +41,13 @@ def partial(ts: int, captured_ts: int) -> dict[str, Any]:
 
 def test_a_final_becomes_what_the_page_says_of_it() -> None:
     event = final(
-        "你好。", ts=10_000, captured_ts=9_200, level={"rms_dbfs": -27.5}, lost_ms=30, emotion={"label": "happy", "confidence": 0.9}
+        "你好。",
+        ts=10_000,
+        captured_ts=9_200,
+        endpoint="silence",
+        level={"rms_dbfs": -27.5},
+        lost_ms=30,
+        emotion={"label": "happy", "confidence": 0.9},
     )
     (session,) = sessions_of([event])
     (said,) = session.utterances
@@ -53,6 +60,30 @@ def test_a_recording_of_an_older_version_has_no_latency_and_no_level() -> None:
     assert (session.utterances[0].latency_ms, session.utterances[0].rms_dbfs) == (None, None)
 
 
+def test_only_silence_has_a_time_to_the_final() -> None:
+    (session,) = sessions_of([final("好", ts=10_000, captured_ts=9_200, endpoint="shutdown")])
+    assert session.utterances[0].latency_ms is None
+
+
+def test_the_totals_of_a_session_say_what_was_lost() -> None:
+    stopped = {"type": "core.status_event", "state": "stopped", "totals": {"audio_ms": 60_000, "lost_ms": 4_461}}
+    (session,) = sessions_of([final("好", lost_ms=30), check_event(stopped)])
+    assert (session.lost_ms, session.length_ms) == (4_461, 60_000)
+    (session,) = sessions_of([final("好", lost_ms=30)])
+    assert session.lost_ms == 30
+
+
+def test_events_of_later_versions_are_passed_over() -> None:
+    later = [{"type": "core.later_event", "end_ms": value} for value in ("x", 1.5, 2**52, None, [])]
+    (session,) = sessions_of([final("好"), *map(check_event, later)])
+    assert session.length_ms == 1_200
+
+
+def test_a_session_began_with_its_audio() -> None:
+    (session,) = sessions_of([{"type": "core.status_event", "state": "loading", "ts": 1}, final("好", captured_ts=91_200, ts=92_000)])
+    assert session.began_ts == 90_000
+
+
 def test_a_late_emotion_belongs_to_its_final() -> None:
     late = {"type": "voice.asr_text.emotion", "trace_id": "0" * 16, "label": "sad", "confidence": 0.8, "ts": 3}
     (session,) = sessions_of([final("你好。"), late])
@@ -62,6 +93,7 @@ def test_a_late_emotion_belongs_to_its_final() -> None:
 def test_runs_of_the_service_in_one_recording_are_told_apart_by_seq() -> None:
     events = [final("一", seq=1, trace_id="a"), final("二", seq=2, trace_id="b"), final("三", seq=1, trace_id="c", ts=77)]
     first, second = sessions_of(events)
+    assert len(sessions_of([final("一", seq=5, trace_id="a"), final("二", seq=5, trace_id="b")])) == 2
     assert ["".join(each.text for each in session.utterances) for session in (first, second)] == ["一二", "三"]
     assert second.began_ts == 77
     assert sessions_of([]) == []
@@ -71,6 +103,16 @@ def test_an_error_stands_where_the_audio_was() -> None:
     (session,) = sessions_of([level(3_000, -20.0), error(), level(4_000, None)])
     assert [(each.at_ms, each.code) for each in session.problems] == [(3_000, "audio_overrun")]
     assert session.levels == ((3_000, -20.0), (4_000, None))
+    (session,) = sessions_of([level(3_000, -20.0), {"type": "core.status_event", "state": "audio_lost"}, level(2_000, -20.0)])
+    assert session.levels == ((3_000, -20.0), (3_000, None), (3_000, -20.0))
+    assert session.length_ms == 3_000
+
+
+def test_an_error_at_the_end_stands_in_the_last_row() -> None:
+    (session,) = sessions_of([level(15_000, -20.0), error(), error(recoverable=False)])
+    drawing = timeline(session)
+    assert [bar.kind for bar in drawing.bars] == ["problem", "fatal"]
+    assert all(bar.y < ROW for bar in drawing.bars)
 
 
 def test_pauses_lie_between_utterances() -> None:
@@ -136,6 +178,12 @@ def test_a_timeline_has_rows_and_an_utterance_across_two_of_them_two_bars() -> N
     assert [label.text for label in drawing.labels] == ["0:00.0", "0:15.0"]
 
 
+def test_without_level_events_each_utterance_has_its_own_line() -> None:
+    events = [final("你好", level={"rms_dbfs": -30.0}), final("再见", trace_id="b", start_ms=9_000, level={"rms_dbfs": -60.0})]
+    (session,) = sessions_of(events)
+    assert len(timeline(session).lines) == 2
+
+
 def test_the_level_is_a_line_that_a_mute_interrupts() -> None:
     events = [level(1_000, -60.0), level(2_000, 0.0), level(3_000, None), level(4_000, -30.0), level(5_000, -30.0)]
     (session,) = sessions_of(events)
@@ -173,6 +221,7 @@ def test_the_page_says_what_was_said_and_loads_nothing() -> None:
     assert "audio_overrun" in body(text)
     assert "AudioLost: 30 ms" in body(text)
     assert 'class="happy"' in body(text)
+    assert "prefers-color-scheme: dark" in text
     assert "default-src &#39;none&#39;" in text or "default-src 'none'" in text
     assert not re.search(r"(src|href)\s*=|url\(|@import|<script", text)
 
@@ -261,6 +310,21 @@ def test_what_the_command_refuses(tmp_path: Path) -> None:
     good = recording(tmp_path, final("好"))
     result = report(good, "-o", good)
     assert (result.returncode, result.stderr) == (2, f"error: {good}: the page would replace the recording; use -o FILE.html\n")
+    (tmp_path / "link").symlink_to(good)
+    assert report(good, "-o", tmp_path / "link", "--force").stderr.endswith("use -o FILE.html\n")
+    os.mkfifo(tmp_path / "fifo")
+    result = report(good, "-o", tmp_path / "fifo", "--force")
+    assert (result.returncode, result.stderr) == (5, f"error: {tmp_path / 'fifo'}: it is there and no file\n")
+    (tmp_path / "dangling").symlink_to(tmp_path / "page.html")
+    assert report(good, "-o", tmp_path / "dangling").returncode == 0
+    assert (tmp_path / "page.html").is_file()
+    assert (tmp_path / "dangling").is_symlink()
+    for odd in (".", "/", ""):
+        result = report(odd)
+        assert (result.returncode, result.stderr.count("\n")) == (4, 1)
+    deep = tmp_path / "deep.jsonl"
+    deep.write_text("[" * 100_000 + "\n{}\n")
+    assert report(deep).stderr == f"error: {deep}: line 1 is no event; record stdout alone, without stderr: > FILE.jsonl\n"
     result = report(good, "-o", "/proc/page.html")
     assert (result.returncode, result.stderr.count("\n")) == (5, 1)
     assert result.stderr.startswith("error: /proc/page.html: ")

@@ -50,6 +50,8 @@ class AudioBlock:
     """Number of losses that were reported to the ledger before this block was captured: their audio is missing before it."""
     captured_at: float | None = None
     """``clock_sec()`` at the first frame; None where the input is no live device."""
+    read_at: float | None = None
+    """``clock_sec()`` when a block of a stream was read, which may then wait; None of a live device, and of a file, read on demand."""
 
     @property
     def duration_sec(self) -> float:

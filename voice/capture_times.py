@@ -18,8 +18,10 @@ _REMEMBERED = 1_000
 
 
 def captured_ms(block: AudioBlock) -> int:
-    """When the last sample of a block was captured, on the wall clock, ms since the epoch; now, where no device captured it."""
-    return wall_clock_ms(clock_sec() if block.captured_at is None else block.captured_at + block.duration_sec)
+    """When the last sample of a block was captured, or read, on the wall clock, ms since the epoch. A file's block was read just now."""
+    if block.captured_at is not None:
+        return wall_clock_ms(block.captured_at + block.duration_sec)
+    return wall_clock_ms(clock_sec() if block.read_at is None else block.read_at)
 
 
 @dataclass(frozen=True, slots=True)

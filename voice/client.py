@@ -383,6 +383,7 @@ class VoiceService:
                 break
             pause_sec = min(2 * pause_sec, LONGEST_PAUSE_SEC)
             self._launch()
+        self._drainer.join(_LAST_LOG_SEC)  # its last lines say why; another process that holds the pipe is not waited for
         return None if code == _ENDED_WELL or self._stopping else ServiceFailed(code, self._reason())
 
     def _launch(self) -> None:
@@ -392,6 +393,7 @@ class VoiceService:
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, creationflags=flags
         )
         self.starts += 1
+        self._set_state("loading")
         self._drainer = threading.Thread(target=self._drain, args=(self._process,), name="voice-log", daemon=True)
         self._drainer.start()
         if self._muted:
@@ -411,7 +413,6 @@ class VoiceService:
                     self._note(event)
                     self._events.put(event)
             self._exit_code = process.wait()
-            self._drainer.join(_LAST_LOG_SEC)  # its last lines say why; another process that holds the pipe is not waited for
         finally:  # a service whose reader is gone ends
             with contextlib.suppress(OSError):
                 if process.stdin:

@@ -259,7 +259,7 @@ class Listening:
     def _guarded(self, call: Callable[[], list[AnyEvent]], block: AudioBlock | None = None) -> None:
         """Run the pipeline, perhaps on a block; an exception costs neither the process nor the final, unless it keeps coming."""
         in_utterance = self._pipeline.in_utterance
-        started = time.perf_counter()
+        started, at_ms = time.perf_counter(), 0 if block is None else captured_ms(block)
         while True:
             try:
                 events = call()
@@ -273,7 +273,7 @@ class Listening:
                     raise
                 call = functools.partial(self._pipeline.recover, error)
         if block is not None:
-            self._times.add(self._pipeline.accepted_ms, captured_ms(block), live=block.captured_at is not None)
+            self._times.add(self._pipeline.accepted_ms, at_ms, live=block.captured_at is not None)
         kinds = {type(event) for event in events}
         if not kinds.isdisjoint((PartialEvent, FinalEvent)) and ErrorEvent not in kinds:
             self._failures_in_a_row = 0

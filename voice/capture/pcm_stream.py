@@ -21,6 +21,7 @@ from voice.audio import AudioBlock
 from voice.capture.container import MAX_HEADER_BYTES, container_of, is_undecided
 from voice.capture.source import AudioFormat
 from voice.errors import InputUnreadable, describe
+from voice.process.clock import clock_sec
 
 _BLOCK_SEC = 0.1
 _QUEUED_BLOCKS = 20
@@ -87,7 +88,7 @@ class PcmStream:
         while data:
             whole = len(data) // 2 * 2
             if whole:
-                self._put(AudioBlock(_decode(data[:whole]), self._rate_hz))
+                self._put(AudioBlock(_decode(data[:whole]), self._rate_hz, read_at=clock_sec()))
             if self._closing.is_set():
                 return
             odd = data[whole:]

@@ -37,7 +37,7 @@ from voice.inputs import open_source
 from voice.losses import LossLedger
 from voice.models.converted import cache_directory
 from voice.models.directory import check_sums
-from voice.models.store import Hub, find_model, is_complete
+from voice.models.store import Hub, find_model, is_complete, names_path
 from voice.models.weights import wanted_models
 from voice.places import EMBEDDED, EXAMPLES
 from voice.process.logs import configure_logs
@@ -155,14 +155,21 @@ def _check_models() -> Iterator[Finding]:
 def _check_wanted(use: str, name: str, hub: Hub) -> Finding:
     """A model that the settings name: whether it is here, and whole. Nothing is downloaded."""
     title = f"model for {use}"
+    of_hub = "" if hub == "ms" else f" --hub {hub}"
     try:
         directory = find_model(name, hub)
-        if directory is None:
-            remedy = f"voice-asr models pull {name}; without network carry a bundle over (models pull --to DIR), or use --embedded"
-            return Finding(title, "warning", f"{name} is not on this machine: the first start downloads it", remedy)
+    except ModelLoadFailed as error:
+        return Finding(
+            title, "failed", str(error), "name a directory that holds the whole model, or a model of the hub: voice-asr models list"
+        )
+    if directory is None:
+        remedy = f"voice-asr models pull {name}{of_hub}; without network carry a bundle over (models pull --to DIR), or use --embedded"
+        return Finding(title, "warning", f"{name} is not on this machine: the first start downloads it", remedy)
+    try:
         check_sums(directory)
     except ModelLoadFailed as error:
-        return Finding(title, "failed", str(error), f"get it again: voice-asr models rm {name}, voice-asr models pull {name}")
+        again = f"voice-asr models rm {name}{of_hub}, then voice-asr models pull {name}{of_hub}"
+        return Finding(title, "failed", str(error), "copy the whole model there again" if names_path(name) else f"get it again: {again}")
     if not is_complete(directory):
         return Finding(title, "failed", f"{directory} lacks its settings, its weights or its vocabulary", "copy the whole model there")
     sums = "its sums are right" if (directory / "SHA256SUMS").is_file() else "complete, without sums to compare with"

@@ -60,7 +60,7 @@ def read_events(path: Path) -> list[Event]:
             continue
         try:
             event = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise ValueError(f"line {number} is no event; record stdout alone, without stderr: > FILE.jsonl") from error

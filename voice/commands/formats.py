@@ -32,7 +32,7 @@ _SHORTEST_CUE_MS = 500
 _SPAN: dict[str, Any] = {"start_ms": int, "end_ms": int}
 _LABEL: dict[str, Any] = {"label": str, "confidence": int | float}
 _NEEDED: dict[str, dict[str, Any]] = {
-    "voice.asr_text.partial": {"text": str, "stable_chars": int, "captured_ts": (None, int)},
+    "voice.asr_text.partial": {"text": str, "stable_chars": int, "end_ms": (None, int), "captured_ts": (None, int)},
     _FINAL: {
         "trace_id": str,
         "text": str,
@@ -41,15 +41,19 @@ _NEEDED: dict[str, dict[str, Any]] = {
         **_SPAN,
         "tokens": [{"text": str, "confidence": (None, int | float), **_SPAN}],
         "level": (None, {"rms_dbfs": int | float}),
+        "endpoint": (None, str),
         "lost_ms": (None, int),
         "captured_ts": (None, int),
     },
-    _EMOTION: {"trace_id": str, **_LABEL},
+    _EMOTION: {"trace_id": str, "end_ms": (None, int), **_LABEL},
+    "voice.speech.ended": {"end_ms": (None, int)},
     "core.error_event": {"message": str, "recoverable": bool, "error_code": (None, str)},
-    "core.status_event": {"state": str, "device": (None, str)},
+    "core.status_event": {"state": str, "device": (None, str), "totals": (None, {"audio_ms": int, "lost_ms": int})},
     "core.level_event": {"end_ms": (None, int), "level": (None, {"peak_dbfs": int | float})},
 }
 """What is read of each kind of event, here, on the screen and in the report: types, [of elements], (alternatives)."""
+KNOWN = frozenset(_NEEDED)
+"""Kinds of events whose keys were checked."""
 _ALWAYS = {"ts": (None, int), "seq": (None, int)}
 _LARGEST = 2**53
 """Of numbers: larger ones are not exact as floating point, and no time that can be shown."""
@@ -88,6 +92,8 @@ def _fits(value: object, needed: Any) -> bool:
         return isinstance(value, list) and all(_fits(each, needed[0]) for each in value)
     if isinstance(needed, tuple):
         return any(_fits(value, kind) for kind in needed)
+    if isinstance(value, bool):
+        return needed is bool
     if isinstance(value, int | float) and not abs(value) <= _LARGEST:  # nor is NaN
         return False
     return value is None if needed is None else isinstance(value, needed)

@@ -79,7 +79,7 @@ def _show_recorded(console: Console, source: str) -> int:
 def _piped() -> Iterator[Event]:
     """The events on stdin, as they come; other lines are left out, such as those of a log that was piped, too."""
     for line in sys.stdin.buffer:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             yield check_event(json.loads(line))
 
 

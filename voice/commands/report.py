@@ -16,12 +16,12 @@ from voice.errors import EXIT_CONFIG, EXIT_INPUT, EXIT_OK, EXIT_OUTPUT
 def main(flags: argparse.Namespace) -> int:
     """Write the page; the exit code."""
     recording: Path = flags.recording
-    target: Path = flags.output or recording.with_suffix(".html")
-    to_stdout = str(target) == "-"
     try:
         events = read_events(recording)
     except (OSError, ValueError) as error:
         return _refuse(f"{recording}: {error.strerror if isinstance(error, OSError) else error}", EXIT_INPUT)
+    target: Path = flags.output or recording.with_suffix(".html")
+    to_stdout = str(target) == "-"
     if target.exists() and not to_stdout:
         if target.resolve() == recording.resolve():
             return _refuse(f"{target}: the page would replace the recording; use -o FILE.html", EXIT_CONFIG)

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from voice.commands.formats import Event, finals_of, spoken_places
+from voice.commands.formats import KNOWN, Event, finals_of, spoken_places
 
 SHADES = (0.9, 0.75, 0.6, 0.4)
 """A token whose confidence is below the first has shade 1, below the second shade 2, and so on."""
@@ -45,7 +45,7 @@ class Utterance:
     rms_dbfs: float | None
     lost_ms: int
     latency_ms: int | None
-    """From its last speech sample to its line; None where the recording is older than ``captured_ts``."""
+    """From its last speech sample to its line; None where silence did not end it, or the recording is older than ``captured_ts``."""
 
     @property
     def duration_ms(self) -> int:
@@ -70,14 +70,17 @@ class Session:
     """One run of the service."""
 
     began_ts: int | None
-    device: str | None
+    input: str | None
+    """Name of the microphone, or of the file."""
     utterances: tuple[Utterance, ...]
     problems: tuple[Problem, ...]
     levels: tuple[tuple[int, float | None], ...]
-    """(end_ms, peak in dBFS) of the level events; None while muted."""
+    """(end_ms, peak in dBFS) of the level events; None while muted, and where the microphone was lost."""
     partial_latencies_ms: tuple[int, ...]
     length_ms: int
-    """Of the audio that events spoke of."""
+    """Of the audio, as far as events spoke of it."""
+    lost_ms: int
+    """Of all audio, where the session says its totals; else of the utterances."""
 
     @property
     def pauses_ms(self) -> list[int]:
@@ -149,24 +152,38 @@ def runs_of(final: Event) -> tuple[Run, ...]:
 def _session(events: Sequence[Event]) -> Session:
     problems, levels, reached = [], [], 0
     for event in events:
-        reached = max(reached, event.get("end_ms") or 0)
+        if event["type"] in KNOWN:
+            reached = max(reached, event.get("end_ms") or 0)
         if event["type"] == "core.error_event":
             code, message = event.get("error_code") or "", event["message"]
             problems.append(Problem(event.get("ts"), reached, code, message, event["recoverable"]))
         elif event["type"] == "core.level_event":
             level = event.get("level")
             levels.append((reached, level["peak_dbfs"] if level else None))
+        elif event.get("state") == "audio_lost":
+            levels.append((reached, None))
     utterances = sorted(map(_utterance, finals_of(events)), key=lambda each: each.start_ms)
+    totals = next((event["totals"] for event in reversed(events) if event["type"] == "core.status_event" and event.get("totals")), None)
     partials = (event for event in events if event["type"] == "voice.asr_text.partial")
     return Session(
-        began_ts=next((event["ts"] for event in events if event.get("ts")), None),
-        device=next((event["device"] for event in events if event["type"] == "core.status_event" and event.get("device")), None),
+        began_ts=next((event["captured_ts"] - event["end_ms"] for event in events if _tells_the_time(event)), _first_ts(events)),
+        input=next((event["device"] for event in events if event["type"] == "core.status_event" and event.get("device")), None),
         utterances=tuple(utterances),
         problems=tuple(problems),
         levels=tuple(levels),
         partial_latencies_ms=tuple(each for each in map(_latency_ms, partials) if each is not None),
-        length_ms=reached,
+        length_ms=max(reached, totals["audio_ms"] if totals else 0),
+        lost_ms=totals["lost_ms"] if totals else sum(each.lost_ms for each in utterances),
     )
+
+
+def _tells_the_time(event: Event) -> bool:
+    """Whether it says when its audio was captured."""
+    return event["type"] in KNOWN and bool(event.get("captured_ts")) and event.get("end_ms") is not None
+
+
+def _first_ts(events: Sequence[Event]) -> int | None:
+    return next((event["ts"] for event in events if event.get("ts")), None)
 
 
 def _utterance(final: Event) -> Utterance:
@@ -182,7 +199,7 @@ def _utterance(final: Event) -> Utterance:
         emotion=(final.get("emotion") or {}).get("label"),
         rms_dbfs=(final.get("level") or {}).get("rms_dbfs"),
         lost_ms=final.get("lost_ms") or 0,
-        latency_ms=_latency_ms(final),
+        latency_ms=_latency_ms(final) if final.get("endpoint") == "silence" else None,
     )
 
 

@@ -80,6 +80,7 @@ def page(title: str, sessions: Sequence[Session]) -> str:
         ("from the end of speech to the final", chart(times_histogram(latencies), "ms")),
         ("from the audio to its partial", chart(times_histogram(partial_latencies), "ms")),
     )
+    drawn = [(session, timeline(session)) for session in sessions]
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -92,10 +93,12 @@ def page(title: str, sessions: Sequence[Session]) -> str:
     return environment.get_template("report.html.j2").render(
         title=title,
         facts=_facts(sessions, utterances, problems, latencies),
-        sessions=[(session, timeline(session)) for session in sessions],
+        sessions=drawn,
         charts=[(name, drawing) for name, drawing in charts if drawing.bars],
         emotions=Counter(_emotion(each.emotion) for each in utterances).most_common(),
         problems=problems,
+        has_level=any(drawing.lines for _, drawing in drawn),
+        has_loss=any(each.lost_ms for each in utterances),
         num_tokens=len(confidences),
     )
 
@@ -156,7 +159,7 @@ def _facts(
     """(name, value) of what stands at the top."""
     speech_ms = sum(each.duration_ms for each in utterances)
     latency, confidence = median(latencies), median(each.confidence for each in utterances)
-    devices = sorted({session.device for session in sessions if session.device})
+    inputs = sorted({session.input for session in sessions if session.input})
     facts = [
         ("utterances", f"{len(utterances)}"),
         ("audio", audio_clock(sum(session.length_ms for session in sessions))),
@@ -164,9 +167,9 @@ def _facts(
         ("median confidence", "–" if confidence is None else f"{confidence:.2f}"),
         ("median time to the final", "–" if latency is None else f"{latency:.0f} ms"),
         ("errors", f"{len(problems)}"),
-        ("lost in utterances", f"{sum(each.lost_ms for each in utterances)} ms"),
+        ("audio lost", f"{sum(session.lost_ms for session in sessions)} ms"),
     ]
-    return facts + [("microphone", ", ".join(devices))] * bool(devices) + [("runs", f"{len(sessions)}")] * (len(sessions) > 1)
+    return facts + [("input", ", ".join(inputs))] * bool(inputs) + [("runs", f"{len(sessions)}")] * (len(sessions) > 1)
 
 
 def _emotion(label: str | None) -> str:
@@ -184,10 +187,11 @@ def _split(start_ms: int, end_ms: int, row_ms: int, kind: str, title: str) -> li
 
 
 def _level_lines(session: Session, row_ms: int) -> tuple[str, ...]:
-    """Polylines of the level: of the level events, else of the utterances, at their middle."""
-    points: list[tuple[int, float | None]] = list(session.levels) or [
-        ((each.start_ms + each.end_ms) // 2, each.rms_dbfs) for each in session.utterances
-    ]
+    """Polylines of the level: of the level events, else a level line across each utterance."""
+    points: list[tuple[int, float | None]] = list(session.levels)
+    if not points:
+        for each in session.utterances:
+            points += [(each.start_ms + 1, each.rms_dbfs), (each.end_ms, each.rms_dbfs), (each.end_ms, None)]
     lines: list[list[str]] = [[]]
     row_before = -1
     for at_ms, level in points:

@@ -6,6 +6,7 @@ Path of a recording, folder, formats -> paths; texts -> files. No state. Raises 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import tempfile
@@ -79,7 +80,10 @@ def write_all(texts: Mapping[Path, str]) -> None:
     Raises:
         OSError: one cannot be written.
     """
-    for path, text in texts.items():
+    for named, text in texts.items():
+        path = named.resolve()  # of a link, what it leads to
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EINVAL, "it is there and no file", str(named))
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".partial")
         try:

@@ -20,4 +20,4 @@ def clock_sec() -> float:
 
 def wall_clock_ms(at_sec: float) -> int:
     """A moment of ``clock_sec`` on the wall clock, as it is set now: ms since the epoch."""
-    return round((time.time() - clock_sec() + at_sec) * 1000)
+    return int((time.time() - clock_sec() + at_sec) * 1000)
