@@ -44,7 +44,7 @@ def with_pause(pause_ms: int, path: Path) -> Path:
 def unstamped(events: list[Event]) -> list[Event]:
     """Without what differs from run to run: one more partial is replaced by the next before it is written, or one less."""
     kept = [event for event in events if event["type"] != "voice.asr_text.partial"]
-    return [{key: value for key, value in event.items() if key not in ("ts", "trace_id", "seq")} for event in kept]
+    return [{key: value for key, value in event.items() if key not in ("ts", "trace_id", "seq", "captured_ts")} for event in kept]
 
 
 @MODES

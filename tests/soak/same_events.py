@@ -67,7 +67,7 @@ def events(checkout: Path, mode: str, path: Path, ignored: set[tuple[str, ...]])
     output = subprocess.run(command, cwd="/", env=environment(), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
     lines = [json.loads(line) for line in output.splitlines()]
     return [
-        {key: value for key, value in line.items() if key not in ("ts", "trace_id") and (line["type"], key) not in ignored}
+        {key: value for key, value in line.items() if key not in ("ts", "trace_id", "captured_ts") and (line["type"], key) not in ignored}
         for line in lines
     ]
 
