@@ -171,3 +171,8 @@ def test_any_text_becomes_subtitles_in_order(text: str, raw: str, start_ms: int)
     )
     for write in WRITERS.values():
         write(events, emotion=True).encode("utf-8", "replace")
+
+
+def test_a_table_has_no_nul() -> None:
+    """Python 3.10 cannot write it."""
+    assert "\0" not in table([final("好\0。", raw="好")])

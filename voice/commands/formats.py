@@ -149,7 +149,7 @@ def table(events: Sequence[Event], *, emotion: bool = False) -> str:
     writer.writerow(_COLUMNS)
     for final in finals_of(events):
         row = {**final, "emotion": (final.get("emotion") or {}).get("label", "")}
-        writer.writerow([row.get(column, "") for column in _COLUMNS])
+        writer.writerow([str(row.get(column, "")).replace("\0", "\ufffd") for column in _COLUMNS])  # Python 3.10 writes no NUL
     return text.getvalue()
 
 
