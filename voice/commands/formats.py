@@ -149,7 +149,8 @@ def table(events: Sequence[Event], *, emotion: bool = False) -> str:
     writer.writerow(_COLUMNS)
     for final in finals_of(events):
         row = {**final, "emotion": (final.get("emotion") or {}).get("label", "")}
-        writer.writerow([str(row.get(column, "")).replace("\0", "\ufffd") for column in _COLUMNS])  # Python 3.10 writes no NUL
+        cells = ["" if row.get(column) is None else str(row[column]) for column in _COLUMNS]
+        writer.writerow([cell.replace("\0", "\ufffd") for cell in cells])  # Python 3.10 writes no NUL
     return text.getvalue()
 
 
