@@ -79,6 +79,14 @@ def test_events_of_later_versions_are_passed_over() -> None:
     assert session.length_ms == 1_200
 
 
+@pytest.mark.parametrize("key", ["end_ms", "captured_ts"])
+@pytest.mark.parametrize("value", ["x", 1.5, [], True, 2**54])
+def test_a_known_event_with_a_wrong_time_is_none(key: str, value: Any) -> None:
+    for event in (error(), level(1_000, -20.0), partial(1, 1), final("好"), {"type": "core.status_event", "state": "ready"}):
+        with pytest.raises(ValueError, match=key):
+            check_event({**event, key: value})
+
+
 def test_a_session_began_with_its_audio() -> None:
     (session,) = sessions_of([{"type": "core.status_event", "state": "loading", "ts": 1}, final("好", captured_ts=91_200, ts=92_000)])
     assert session.began_ts == 90_000
@@ -265,7 +273,7 @@ STRANGE = st.fixed_dictionaries(
 
 
 @given(st.lists(STRANGE, max_size=6), st.integers(), st.floats())
-@settings(suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 def test_whatever_passes_as_an_event_can_be_shown(strange: list[dict[str, Any]], start_ms: int, confidence: float) -> None:
     events = []
     for event in [*strange, {**final("好"), "start_ms": start_ms, "confidence": confidence, "end_ms": start_ms}]:

@@ -32,7 +32,7 @@ _SHORTEST_CUE_MS = 500
 _SPAN: dict[str, Any] = {"start_ms": int, "end_ms": int}
 _LABEL: dict[str, Any] = {"label": str, "confidence": int | float}
 _NEEDED: dict[str, dict[str, Any]] = {
-    "voice.asr_text.partial": {"text": str, "stable_chars": int, "end_ms": (None, int), "captured_ts": (None, int)},
+    "voice.asr_text.partial": {"text": str, "stable_chars": int},
     _FINAL: {
         "trace_id": str,
         "text": str,
@@ -43,18 +43,19 @@ _NEEDED: dict[str, dict[str, Any]] = {
         "level": (None, {"rms_dbfs": int | float}),
         "endpoint": (None, str),
         "lost_ms": (None, int),
-        "captured_ts": (None, int),
     },
-    _EMOTION: {"trace_id": str, "end_ms": (None, int), **_LABEL},
-    "voice.speech.ended": {"end_ms": (None, int)},
+    _EMOTION: {"trace_id": str, **_LABEL},
+    "voice.speech.ended": {},
     "core.error_event": {"message": str, "recoverable": bool, "error_code": (None, str)},
     "core.status_event": {"state": str, "device": (None, str), "totals": (None, {"audio_ms": int, "lost_ms": int})},
-    "core.level_event": {"end_ms": (None, int), "level": (None, {"peak_dbfs": int | float})},
+    "core.level_event": {"level": (None, {"peak_dbfs": int | float})},
 }
 """What is read of each kind of event, here, on the screen and in the report: types, [of elements], (alternatives)."""
 KNOWN = frozenset(_NEEDED)
 """Kinds of events whose keys were checked."""
 _ALWAYS = {"ts": (None, int), "seq": (None, int)}
+_OF_KNOWN = {"end_ms": (None, int), "captured_ts": (None, int)}
+"""Where a known event has them; what a later version means by them in its own events is not known."""
 _LARGEST = 2**53
 """Of numbers: larger ones are not exact as floating point, and no time that can be shown."""
 _COLUMNS = ("start_ms", "end_ms", "text", "confidence", "emotion", "endpoint", "trace_id")
@@ -77,8 +78,9 @@ def check_event(event: object) -> Event:
     """
     if not (isinstance(event, dict) and isinstance(event.get("type"), str)):
         raise ValueError("no event of this service")  # noqa: TRY004 -- of a file, not of a caller
-    all_needed = {**_ALWAYS, **_NEEDED.get(event["type"], {})}
-    wrong = [key for key, needed in all_needed.items() if not _fits(event.get(key), needed)]
+    own = _NEEDED.get(event["type"])
+    needed = [*_ALWAYS.items()] if own is None else [*_ALWAYS.items(), *own.items(), *_OF_KNOWN.items()]
+    wrong = [key for key, kind in needed if not _fits(event.get(key), kind)]
     if wrong:
         raise ValueError(f"an event {event['type']} without a right {wrong[0]}")
     return event

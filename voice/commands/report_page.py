@@ -70,7 +70,6 @@ def page(title: str, sessions: Sequence[Session]) -> str:
     """
     utterances = [each for session in sessions for each in session.utterances]
     problems = [each for session in sessions for each in session.problems]
-    confidences = [run.confidence for each in utterances for run in each.runs if run.confidence is not None]
     latencies = [each.latency_ms for each in utterances if each.latency_ms is not None]
     partial_latencies = [each for session in sessions for each in session.partial_latencies_ms]
     pauses = [each for session in sessions for each in session.pauses_ms]
@@ -99,7 +98,6 @@ def page(title: str, sessions: Sequence[Session]) -> str:
         problems=problems,
         has_level=any(drawing.lines for _, drawing in drawn),
         has_loss=any(each.lost_ms for each in utterances),
-        num_tokens=len(confidences),
     )
 
 
