@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
 
 from voice.errors import ErrorCode
 from voice.level import LOUDEST_DBFS, QUIETEST_DBFS
@@ -45,16 +45,31 @@ CapturedTs = Annotated[
 AudioMs = Annotated[int, Field(ge=0, description="ms on the audio clock: 0 is the first sample the process captured.")]
 
 
-def _allow_added_keys(json_schema: dict[str, Any]) -> None:
+def _as_readers_see_it(json_schema: dict[str, Any], model: type[BaseModel]) -> None:
+    """Allow keys that may be added later, and require none that a setting has to switch on."""
     json_schema.pop("additionalProperties")
+    if issubclass(model, Switchable):
+        json_schema["required"] = [key for key in json_schema["required"] if key not in model.switched_on]
 
 
 class Event(BaseModel):
     """What all lines share."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, json_schema_serialization_defaults_required=True, json_schema_extra=_allow_added_keys
+        extra="forbid", frozen=True, json_schema_serialization_defaults_required=True, json_schema_extra=_as_readers_see_it
     )
+
+
+class Switchable(Event):
+    """An event with keys that stand in it only where the setting they come of is on, and they were given."""
+
+    switched_on: ClassVar[frozenset[str]] = frozenset()
+    """Those keys."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out(self, serialize: SerializerFunctionWrapHandler):  # type: ignore[no-untyped-def]  # noqa: ANN202 -- a type would replace the schema
+        content = serialize(self)
+        return {key: value for key, value in content.items() if key not in self.switched_on or key in self.model_fields_set}
 
 
 class TokenTime(Event):
@@ -102,7 +117,7 @@ class AudioLevel(Event):
     clipped_ratio: Annotated[Probability, Field(description="Share of samples at full scale: above 0.01 speech is distorted.")]
 
 
-class FinalEvent(Event):
+class FinalEvent(Switchable):
     """Text of a finished utterance. Only its emotion and errors may follow."""
 
     type: Literal["voice.asr_text.final"] = "voice.asr_text.final"
@@ -151,7 +166,7 @@ class ErrorEvent(Event):
     recoverable: Annotated[bool, Field(description="true: the service goes on.")]
 
 
-class Totals(Event):
+class Totals(Switchable):
     """Counters of the process."""
 
     utterances: Annotated[int, Field(ge=0, description="Utterances with text.")] = 0
