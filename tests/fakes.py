@@ -14,6 +14,7 @@ import numpy as np
 from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.models.funasr_model import FunasrModel
 from voice.recognition.engine import FRAME_SAMPLES, ChunkPreset, CifSettings, EncodedChunk, Vocabulary
+from voice.recognition.recognizer import LocalRecognizer, LocalStream
 from voice.transcript import Hypothesis, Token
 
 SLICE = SAMPLE_RATE_HZ // 2
@@ -37,7 +38,7 @@ class LoudnessVad:
         self.resets += 1
 
 
-class CountingRecognizer:
+class CountingRecognizer(LocalRecognizer):
     """Gives a token for every 0.5 s of audio, named after the audio's index: the text shows what was heard, and how often."""
 
     source = "fake"
@@ -47,12 +48,14 @@ class CountingRecognizer:
         self.accepts = self.finishes = self.previews = 0
         self.streams: list[CountingStream] = []
 
-    def create_stream(self, first_sample: int) -> CountingStream:
+    def create_stream(self, first_sample: int, trace_id: str = "") -> CountingStream:
         self.streams.append(CountingStream(self, first_sample))
         return self.streams[-1]
 
 
-class CountingStream:
+class CountingStream(LocalStream):
+    source = "fake"
+
     def __init__(self, owner: CountingRecognizer, first_sample: int) -> None:
         self.owner = owner
         self.first_sample = self.decoded_until = first_sample

@@ -24,7 +24,7 @@ from voice.endpointing.endpointer import EndpointerSettings, VadFailed
 from voice.endpointing.silero import SileroVad
 from voice.errors import InputUnreadable, describe
 from voice.finalization.emotion import EMOTION_NAMES, EmotionLabeller, EmotionSettings
-from voice.finalization.finalizer import Draft, Finalizer, LateLabel, PreparedFinal
+from voice.finalization.finalizer import Draft, Finalizer, LateLabel, PreparedFinal, Submitted
 from voice.losses import LossLedger
 from voice.pipeline import Pipeline, PipelineSettings
 from voice.recognition.sliced import SlicedRecognizer
@@ -290,8 +290,8 @@ def test_an_utterance_of_maximum_length_is_cut_and_goes_on_without_losing_or_rep
 
 def test_utterances_without_text_send_nothing_and_are_counted() -> None:
     class Deaf(CountingRecognizer):
-        def create_stream(self, first_sample: int) -> Any:
-            stream = super().create_stream(first_sample)
+        def create_stream(self, first_sample: int, trace_id: str = "") -> Any:
+            stream = super().create_stream(first_sample, trace_id)
             stream._token = lambda index: None
             stream._tokenize = lambda count: None
             stream.has_tail = False
@@ -478,9 +478,9 @@ class SpyFinalizer(Finalizer):
         super().__init__([("punctuation_failed", lambda text, *, ended: text + ("。" if ended else ""))])
         self.drafts: list[Draft] = []
 
-    def prepare(self, draft: Draft) -> PreparedFinal:
+    def prepare(self, draft: Draft, submitted: Submitted | None = None) -> PreparedFinal:
         self.drafts.append(draft)
-        return super().prepare(draft)
+        return super().prepare(draft, submitted)
 
 
 def spoken(*pauses_ms: int) -> np.ndarray:
@@ -772,9 +772,9 @@ def test_the_finalizer_gets_the_speech_and_only_the_speech() -> None:
     drafts: list[Draft] = []
 
     class Spy(Finalizer):
-        def prepare(self, draft: Draft) -> PreparedFinal:
+        def prepare(self, draft: Draft, submitted: Submitted | None = None) -> PreparedFinal:
             drafts.append(draft)
-            return super().prepare(draft)
+            return super().prepare(draft, submitted)
 
     run(build(finalizer=Spy()), np.concatenate((silence(1.024), speech(2.048), silence(1.5))))
     (draft,) = drafts

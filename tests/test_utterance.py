@@ -11,9 +11,10 @@ from fakes import SLICE, CountingRecognizer, speech
 
 from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.endpointing.endpointer import SpeechEnded
-from voice.finalization.finalizer import CompletedFinal, Draft, Finalizer, PreparedFinal
+from voice.finalization.finalizer import CompletedFinal, Draft, Finalizer, PreparedFinal, Submitted
 from voice.output.events import FinalEvent, PartialEvent
 from voice.output.wire import emotion_event
+from voice.recognition.recognizer import LocalRecognizer, LocalStream
 from voice.transcript import Emotion, Hypothesis, Token
 from voice.utterance import State, Utterance, UtteranceSummary
 from voice.windowing import AudioHistory
@@ -31,11 +32,11 @@ class SpyFinalizer(Finalizer):
         self.drafts: list[Draft] = []
         self.cancelled: list[PreparedFinal] = []
 
-    def prepare(self, draft: Draft) -> PreparedFinal:
+    def prepare(self, draft: Draft, submitted: Submitted | None = None) -> PreparedFinal:
         if "prepare" in self.failing:
             raise RuntimeError("planted")
         self.drafts.append(draft)
-        return super().prepare(draft)
+        return super().prepare(draft, submitted)
 
     def cancel(self, prepared: PreparedFinal) -> None:
         self.cancelled.append(prepared)
@@ -112,7 +113,7 @@ def test_a_new_utterance_has_lost_nothing_and_has_not_ended() -> None:
     assert one.conclude().summary.lost_samples == 0
 
 
-class Scripted:
+class Scripted(LocalRecognizer):
     """A recogniser whose streams give these hypotheses: the first while speaking, the second at the end; one pair a stream."""
 
     source = "scripted"
@@ -121,11 +122,12 @@ class Scripted:
         self.remaining = list(streams)
         self.fails = False
 
-    def create_stream(self, first_sample: int) -> Any:
+    def create_stream(self, first_sample: int, trace_id: str = "") -> Any:
         return ScriptedStream(self, *self.remaining.pop(0))
 
 
-class ScriptedStream:
+class ScriptedStream(LocalStream):
+    source = "scripted"
     decoded_until = AUDIO_END
 
     def __init__(self, owner: Scripted, speaking: Hypothesis, ended: Hypothesis) -> None:
@@ -342,8 +344,8 @@ def test_committed_tokens_survive_a_rebuilt_stream_that_reads_their_audio_otherw
     one.fail()
     real = recognizer.create_stream
 
-    def otherwise(first_sample: int) -> Any:
-        stream = real(first_sample)
+    def otherwise(first_sample: int, trace_id: str) -> Any:
+        stream = real(first_sample, trace_id)
         token = stream._token
         stream._token = lambda index: replace(token(index), text="别") if index < 3 else token(index)
         return stream
@@ -475,8 +477,8 @@ def test_a_final_whose_event_cannot_be_made_of_its_tokens_keeps_the_text() -> No
     """An utterance stays in flight until its final event stands."""
 
     class Nonsense(CountingRecognizer):
-        def create_stream(self, first_sample: int) -> Any:
-            stream = super().create_stream(first_sample)
+        def create_stream(self, first_sample: int, trace_id: str = "") -> Any:
+            stream = super().create_stream(first_sample, trace_id)
             finish = stream.finish
             stream.finish = lambda: replace(  # type: ignore[method-assign]
                 hypothesis := finish(), committed=tuple(replace(token, confidence=float("nan")) for token in hypothesis.committed)
@@ -521,8 +523,8 @@ def test_giving_up_an_utterance_that_ended_keeps_its_end() -> None:
 
 def test_an_utterance_without_text_has_no_final_and_a_summary() -> None:
     class Deaf(CountingRecognizer):
-        def create_stream(self, first_sample: int) -> Any:
-            stream = super().create_stream(first_sample)
+        def create_stream(self, first_sample: int, trace_id: str = "") -> Any:
+            stream = super().create_stream(first_sample, trace_id)
             stream._tokenize = lambda count: None
             stream.has_tail = False
             stream.copy = lambda: stream

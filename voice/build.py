@@ -42,6 +42,7 @@ from voice.recognition.second_pass import SamePass
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
 from voice.recognition.torch_engine import TorchEngine
+from voice.transcript import has_marks
 
 log = structlog.get_logger()
 
@@ -67,7 +68,7 @@ def build_pipeline(
     hotwords: HotwordList,
     keep: Callable[[str, Samples], None] | None = None,
 ) -> Built:
-    """Put the stages of one pipeline together, and decode silence once.
+    """Put the stages of one pipeline together, decode silence once, and connect to the server where one recognises.
 
     Args:
         settings: of this pipeline; those of the models are read where they are loaded.
@@ -79,30 +80,36 @@ def build_pipeline(
 
     Raises:
         ModelLoadFailed: recognition or voice activity cannot work with its weights.
+        ConfigInvalid: the server's certificates cannot be read.
     """
     problems = list(models.problems)
-    engine = _usable(models.recognition, lambda loaded: create_engine(loaded, settings.model.temperature))
+    loaded = models.recognition
+    engine = None if loaded is None else _usable(loaded, lambda model: create_engine(model, settings.model.temperature))
     vad: VoiceActivity = SileroVad() if models.vad is None else _usable(models.vad, _warm_fsmn)
     punctuator = _optional(models.punctuation, create_punctuator, problems)
     emotion = _optional(models.emotion, lambda loaded: _emotion_labeller(loaded, settings), problems)
     second_pass: SecondPass | None
-    if is_same_weights(settings):
+    if engine is not None and is_same_weights(settings):
         second_pass = SamePass(engine, HotwordGraphs(hotwords.current, engine.vocabulary.tokens))
     else:
         second_pass = _optional(
             models.second_pass, lambda loaded: OfflinePass(loaded, HotwordGraphs(hotwords.current, loaded.tokens)), problems
         )
-    recognizer = build_recognizer(settings, mode, engine, HotwordGraphs(hotwords.current, engine.vocabulary.tokens))
-    _usable(models.recognition, lambda _: _warm_up(recognizer))
+    local = None
+    if engine is not None and loaded is not None:
+        local = build_recognizer(settings, mode, engine, HotwordGraphs(hotwords.current, engine.vocabulary.tokens))
+        _usable(loaded, lambda _: _warm_up(local))
+    recognizer = _remote_recognizer(settings, hotwords, local) or local
+    assert recognizer is not None  # noqa: S101 -- models are loaded unless a server recognises
     steps = _text_steps(settings, hotwords, punctuator)
     finalizer = Finalizer(steps, [emotion] if emotion else [], second_pass, max_wait_sec=_max_wait_sec(settings))
     pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, ledger=ledger, new_trace_id=new_trace_id, keep=keep)
     log.info(
         "pipeline_built",
-        recognition=str(models.recognition.directory),
+        recognition=None if loaded is None else str(loaded.directory),
         mode=mode,
-        engine="onnx" if isinstance(models.recognition, OnnxModel) else "torch",
-        device=models.recognition.device,
+        engine="remote" if settings.server else "onnx" if isinstance(loaded, OnnxModel) else "torch",
+        device=None if loaded is None else loaded.device,
         vad=settings.vad.engine,
         punctuation=punctuator is not None,
         emotion=emotion is not None,
@@ -150,11 +157,39 @@ def _text_steps(
         repair.repair("", ended=True)  # read its words before anyone speaks
         steps.append(("hotword_repair_failed", repair.repair))
     if punctuator is not None:
-        steps.append(("punctuation_failed", punctuator.punctuate))
+        punctuate: TextStep = punctuator.punctuate
+        steps.append(("punctuation_failed", punctuate if settings.server is None else _unless_marked(punctuate)))
     if settings.final.itn:
         numbers = NumberFormat()
         steps.append(("number_format_failed", numbers.normalize))
     return steps
+
+
+def _unless_marked(punctuate: TextStep) -> TextStep:
+    """Punctuation for texts that have none: a server may have added its own."""
+
+    def step(text: str, *, ended: bool) -> str:
+        return text if has_marks(text) else punctuate(text, ended=ended)
+
+    return step
+
+
+def _remote_recognizer(settings: Settings, hotwords: HotwordList, local: Recognizer | None) -> Recognizer | None:
+    """The server that recognises, with ``local`` in reserve; None where the settings name none. Nothing of it is imported then."""
+    if settings.server is None:
+        return None
+    from voice.recognition.remote.connection import Connection  # noqa: PLC0415 -- only where a server recognises
+    from voice.recognition.remote.recognizer import RemoteRecognizer  # noqa: PLC0415
+    from voice.recognition.remote.server import Server, tls_context  # noqa: PLC0415
+
+    wanted = settings.engine
+    server = Server(settings.server, wanted.token, wanted.ca, wanted.insecure)
+    if wanted.insecure and server.is_encrypted:
+        log.warning("engine_insecure", server=server.name, meaning="any certificate is taken: whoever is in between can listen")
+    if not server.is_encrypted:
+        log.warning("engine_not_encrypted", server=server.name, meaning="speech and token can be read on the way")
+    connection = Connection(server, tls_context(server), answer_sec=wanted.answer_sec, max_wait_sec=wanted.max_wait_sec)
+    return RemoteRecognizer(connection, hotwords.current, max_waiting_samples=round(wanted.queue_sec * SAMPLE_RATE_HZ), reserve=local)
 
 
 def _warm_fsmn(model: FunasrModel) -> FsmnVad:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import re
 import reprlib
 import types
 import typing
@@ -17,7 +18,17 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, InstanceOf, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    InstanceOf,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails, PydanticCustomError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict, SettingsError
@@ -30,11 +41,14 @@ from voice.yaml_file import MAX_DEPTH, read_mapping
 DEFAULT_PATH = DATA / "config" / "default.yaml"
 ENV_PREFIX = "VOICE_ASR__"
 _HERE = "{here}/"
+_SECRET = frozenset({"engine.token"})
+"""Settings whose values no message shows."""
 _FRAME_SEC = 0.06
 """Length of one frame of ``chunk_size``."""
 
 Mode = Literal["sliced", "streaming"]
 Engine = Literal["silero", "fsmn"]
+_SERVER = re.compile(r"wss?://(\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]]+)(:\d{1,5})?(/\S*)?")
 PathText = Annotated[InstanceOf[str], Field(min_length=1)]
 """A path, or a name that may be one. pydantic's str of a least length is UTF-8; the name of a file need not be."""
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -96,16 +110,37 @@ class VadSettings(Section):
         return threshold, self.release_threshold if self.release_threshold is not None else min(release, threshold)
 
 
+def _server_address(value: str) -> str:
+    if not _SERVER.fullmatch(value):
+        raise PydanticCustomError("server", "must be auto, onnx, torch, or the address of a server: wss://host:10095, ws:// without TLS")
+    return value
+
+
+ServerAddress = Annotated[str, AfterValidator(_server_address)]
+
+
 class ModelSettings(Section):
     """``model``"""
 
     name: PathText
     hub: Literal["ms", "hf"]
-    engine: Literal["auto", "onnx", "torch"]
+    engine: Literal["auto", "onnx", "torch"] | ServerAddress
     device_type: Literal["auto", "cpu", "cuda"]
     num_threads: Annotated[int, Field(ge=1, le=256)] | None
     temperature: Annotated[float, Field(ge=0.1, le=10)]
     max_failures: Annotated[int, Field(ge=0, le=1_000)]
+
+
+class EngineSettings(Section):
+    """``engine``"""
+
+    token: Annotated[str, Field(pattern=r"^[\x21-\x7e]{1,4096}$")] | None
+    ca: PathText | None
+    insecure: bool
+    fallback: Literal["off", "local"]
+    answer_sec: Annotated[float, Field(ge=0.5, le=120)]
+    queue_sec: Annotated[float, Field(ge=5, le=3_600)]
+    max_wait_sec: Annotated[float, Field(ge=1, le=3_600)]
 
 
 class SlicedSettings(Section):
@@ -183,6 +218,7 @@ class Settings(Section):
     audio: AudioSettings
     vad: VadSettings
     model: ModelSettings
+    engine: EngineSettings
     sliced: SlicedSettings
     streaming: StreamingSettings
     final: FinalSettings
@@ -197,6 +233,16 @@ class Settings(Section):
         """Validate the merged layers; ``given`` names the settings that stand in a layer above config/default.yaml."""
         super().__init__(**merged)
         self._given = frozenset(given)
+
+    @property
+    def server(self) -> str | None:
+        """Address of the server that recognises; None where the process does."""
+        return None if self.model.engine in ("auto", "onnx", "torch") else self.model.engine
+
+    @property
+    def recognizes_locally(self) -> bool:
+        """Whether the recognition model is needed in the process."""
+        return self.server is None or self.engine.fallback == "local"
 
     @property
     def look_backs(self) -> tuple[int, int]:
@@ -218,6 +264,8 @@ class Settings(Section):
             broken.append("embedded and model_dir exclude each other: one model at a time")
         if self.model.engine == "onnx" and self.model.device_type == "cuda":
             broken.append("model.engine: onnx runs on the CPU; for device_type cuda use torch or auto")
+        if self.server is not None and self.final.second_pass != "off":  # noqa: S105 -- no password
+            broken.append("final.second_pass: a server gives no confidence to compare with; leave it off, the server has a second pass")
         if self.control == "stdin" and self.audio.input == "-":
             broken.append("control: stdin is the audio input; commands need it for themselves")
         if left and any(self.look_backs):
@@ -392,7 +440,7 @@ def _describe_problem(details: ErrorDetails) -> list[str]:
         return [f"{key}: unknown setting"]
     if details["type"] == "rules":
         return details["msg"].split("\n")
-    shown = _show(details["input"])
+    shown = "the value given" if key in _SECRET else _show(details["input"])
     allowed = _allowed_by(field.annotation, field.metadata) if field else ""
     return [f"{key}: {shown} is not allowed" + (f"; allowed: {allowed}" if allowed else f" ({details['msg']})")]
 

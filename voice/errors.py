@@ -37,6 +37,7 @@ ErrorCode = Literal[
     "hotword_repair_failed",
     "number_format_failed",
     "second_pass_failed",
+    "engine_unavailable",
     "model_load_failed",
     "config_invalid",
     "control_invalid",

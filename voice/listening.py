@@ -10,8 +10,8 @@ unmute is not, however much audio waits.
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections import deque
 from collections.abc import Callable
 
 import structlog
@@ -19,19 +19,18 @@ import structlog
 from voice.audio import AudioBlock
 from voice.capture.source import AudioSource
 from voice.capture_times import CaptureTimes, captured_ms
-from voice.errors import EXIT_OK, AudioDeviceUnavailable, ControlInvalid, InputError, VoiceError, describe, log_fields
+from voice.errors import EXIT_OK, AudioDeviceUnavailable, InputError, VoiceError, describe, log_fields
 from voice.level import LevelMonitor, LevelProblem
 from voice.output.event_queue import EventSink
 from voice.output.events import AnyEvent, ErrorEvent, FinalEvent, PartialEvent
 from voice.output.recorder import Recorder
 from voice.output.wire import level_event
 from voice.pipeline import Pipeline
-from voice.process.clock import clock_sec
-from voice.process.control import MAX_WAITING, ControlChannel, TimedCommand
+from voice.process.control import ControlChannel, PendingCommands, TimedCommand
 from voice.process.service_manager import SignOfLife, notify
 from voice.process.stop import StopRequest
 from voice.transcript import Endpoint
-from voice.utterance import UtteranceSummary
+from voice.utterance_log import UtteranceLog
 
 _READ_TIMEOUT_SEC = 0.25
 _GATHER_SEC = 0.15
@@ -39,11 +38,12 @@ _GATHER_SEC = 0.15
 start of speech is noticed up to a block later; no text is, since the first token needs more audio than that."""
 _DRAIN_SEC = 2.0
 """Audio that waits at a stop is decoded for so long; the rest counts as lost, so that the final comes within 3 s."""
+_ANSWER_POLL_SEC = 0.02
+_ANSWERS_STOPPED_SEC = 2.0
+"""While a server's answer is awaited, it is looked for so often; after a stop for so long."""
 _LAST_RECORDINGS_SEC = 0.5
 _LATE_LABELS_SEC, _LATE_LABELS_STOPPED_SEC = 10.0, 0.5
 """At the end of the input, or at a stop, labels that are still being computed are waited for so long."""
-_COMMAND_WAITS_SEC = 1.0
-"""While no audio comes, a command waits so long for the audio captured before it: longer than any device delivers late."""
 
 log = structlog.get_logger()
 
@@ -76,20 +76,21 @@ class Listening:
         self._stop = stop
         self._status = status
         self._max_failures = max_failures
-        self._control = control
         self._recorder = recorder
         self._monitor = monitor
         self._times = CaptureTimes()
-        self._commands: deque[TimedCommand] = deque()
+        self._commands = PendingCommands(control)
         self._started = self._hears = self._away = self._muted = False
+        self._is_live = True
         self._failures_in_a_row = 0
-        self._compute_sec = self._queue_peak_sec = 0.0
+        self._utterance_log = UtteranceLog()
         self._sign_of_life = SignOfLife()
 
     def run(self) -> int:
         """Until the input ends, a stop is requested, or the input fails; the exit code."""
         try:
             code = self._listen()
+            self._await_answers()
             self._await_labels()
             self._report_recordings(_LAST_RECORDINGS_SEC)
         except VoiceError:
@@ -97,6 +98,8 @@ class Listening:
         except Exception:
             self._write(self._pipeline.abandon())
             raise
+        finally:
+            self._pipeline.close()
         return code
 
     def _listen(self) -> int:
@@ -108,6 +111,7 @@ class Listening:
                 self._sign_of_life.give(started=self._started)
                 self._take_commands()
                 self._advance(self._read())
+                self._guarded(self._pipeline.poll)
                 self._write(self._pipeline.late_labels())
                 self._report_recordings()
             self._drain()
@@ -126,8 +130,12 @@ class Listening:
 
     def _read(self) -> AudioBlock | None:
         """The next block, if there is one; a microphone that may come back is reported lost, and restored."""
+        timeout_sec = _ANSWER_POLL_SEC if self._pipeline.awaits_answers else _READ_TIMEOUT_SEC
+        if not self._is_live and self._pipeline.is_congested:
+            time.sleep(timeout_sec)
+            return None
         try:
-            block = self._source.read(_READ_TIMEOUT_SEC, _GATHER_SEC if self._pipeline.at_rest else 0.0)
+            block = self._source.read(timeout_sec, _GATHER_SEC if self._pipeline.at_rest else 0.0)
         except AudioDeviceUnavailable as error:
             if not self._source.recovers:
                 raise
@@ -160,27 +168,20 @@ class Listening:
         return {} if audio is None else {"device": audio.device, "rate_hz": audio.rate_hz, "channels": audio.channels}
 
     def _take_commands(self) -> None:
-        if self._control is None or len(self._commands) >= MAX_WAITING:  # the channel counts what finds no room
-            return
-        for command in self._control.take():
-            if isinstance(command, ControlInvalid):
-                log.warning("control_invalid", error=describe(command))
-                self._write(self._pipeline.report_error(command.error_code, describe(command), recoverable=True))
-            else:
-                self._commands.append(command)
+        for invalid in self._commands.take():
+            log.warning("control_invalid", error=describe(invalid))
+            self._write(self._pipeline.report_error(invalid.error_code, describe(invalid), recoverable=True))
 
     def _advance(self, block: AudioBlock | None) -> None:
         """Process a block, and follow each command that arrived before its end at the sample that was captured then."""
         if block is None or block.captured_at is None:
-            timeless = block is not None or self._away
-            while self._commands and (timeless or clock_sec() - self._commands[0].arrived_at > _COMMAND_WAITS_SEC):
-                self._follow(self._commands.popleft())
+            while command := self._commands.overdue(at_once=block is not None or self._away):
+                self._follow(command)
             if block is not None:
                 self._process(block)
             return
         end = block.captured_at + block.duration_sec
-        while self._commands and self._commands[0].arrived_at <= end:
-            command = self._commands.popleft()
+        while command := self._commands.due(end):
             before, block = block.split(command.arrived_at)
             self._process(before)
             self._follow(command)
@@ -214,7 +215,8 @@ class Listening:
             self._guarded(lambda: self._pipeline.skip(block), block)
         else:
             self._guarded(lambda: self._pipeline.process(block, self._source.waiting_sec), block)
-            self._queue_peak_sec = max(self._queue_peak_sec, self._source.waiting_sec)
+            self._utterance_log.note_queue(self._source.waiting_sec)
+        self._is_live = block.captured_at is not None
         self._measure(block)
 
     def _measure(self, block: AudioBlock) -> None:
@@ -239,6 +241,16 @@ class Listening:
                 self._advance(block)
             elif not self._muted:
                 self._pipeline.discard(block)
+
+    def _await_answers(self) -> None:
+        """Wait for the finals of a recogniser that answers later: to the end at the end of the input, a moment at a stop."""
+        stopped_at = math.inf
+        while self._pipeline.awaits_answers and time.monotonic() - stopped_at < _ANSWERS_STOPPED_SEC:
+            self._guarded(self._pipeline.poll)
+            self._writer.check_reader()
+            time.sleep(_ANSWER_POLL_SEC)
+            stopped_at = min(stopped_at, time.monotonic()) if self._stop.requested else math.inf
+        self._guarded(functools.partial(self._pipeline.stop_waiting, "TimeoutError: there was no answer when the service ended"))
 
     def _await_labels(self) -> None:
         """Give labels that are late a last chance; those that miss it become errors."""
@@ -279,21 +291,9 @@ class Listening:
             self._failures_in_a_row = 0
         self._write(events)
         if in_utterance or self._pipeline.in_utterance:
-            self._compute_sec += time.perf_counter() - started
+            self._utterance_log.note_computing(time.perf_counter() - started)
         for summary in self._pipeline.take_summaries():
-            self._log_utterance(summary)
-
-    def _log_utterance(self, summary: UtteranceSummary) -> None:
-        """The one canonical line of an utterance; no recognised text."""
-        audio_sec = max(summary.end_sample - summary.start_sample, 1) / 16_000
-        log.info(
-            "utterance_finished",
-            **summary.log_fields,
-            compute_ms=round(self._compute_sec * 1000),
-            real_time_factor=round(self._compute_sec / audio_sec, 3),
-            queue_peak_sec=round(self._queue_peak_sec, 2),
-        )
-        self._compute_sec = self._queue_peak_sec = 0.0
+            self._utterance_log.finish(summary)
 
     def _write(self, events: list[AnyEvent]) -> None:
         for event in events:

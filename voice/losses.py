@@ -85,6 +85,11 @@ class LossLedger:
                 self._reports.append(_Report(lost_samples, cause, announced, late))
                 self._num_reports += 1
 
+    def count(self, lost_samples: int) -> None:
+        """Count audio that arrived and was not recognised by anybody: the sample index does not move."""
+        with self._lock:
+            self._settled_samples += lost_samples
+
     def seal(self) -> int:
         """Number for the block that is captured now (``AudioBlock.losses_before``): what is reported later is missing after it."""
         with self._lock:

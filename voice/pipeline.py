@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import structlog
 
 from voice.audio import SAMPLE_RATE_HZ, AudioBlock, Samples, samples_to_ms
+from voice.awaited import Awaited
 from voice.capture.resample import Channel
+from voice.conclusion import Conclusion, UtteranceSummary
 from voice.endpointing.detector import SpeechDetector
 from voice.endpointing.endpointer import EndpointerSettings, SpeechEnded, SpeechStarted, VoiceActivity
 from voice.errors import ErrorCode, describe, log_fields
@@ -27,7 +29,8 @@ from voice.output.events import AnyEvent, ErrorEvent, SpeechEndedEvent, SpeechSt
 from voice.output.wire import emotion_event
 from voice.recognition.recognizer import Recognizer
 from voice.transcript import Endpoint
-from voice.utterance import State, Utterance, UtteranceSummary
+from voice.utterance import Utterance
+from voice.utterance_state import State
 from voice.windowing import AudioHistory
 
 log = structlog.get_logger()
@@ -80,6 +83,7 @@ class Pipeline:
         self._history = AudioHistory()
         self._decisions: deque[SpeechStarted | SpeechEnded] = deque()
         self._utterance: Utterance | None = None
+        self._awaited = Awaited()
         self._last_fed = 0
         self._load_sec = 0.0
         self._events: list[AnyEvent] = []
@@ -111,7 +115,17 @@ class Pipeline:
     @property
     def at_rest(self) -> bool:
         """Whether nobody speaks, nor may have begun to, and no side model is at work: nothing hurries but the start of speech."""
-        return self._utterance is None and self._detector.is_quiet and not self._finalizer.busy
+        return self._utterance is None and self._detector.is_quiet and not self._finalizer.busy and not self._awaited
+
+    @property
+    def awaits_answers(self) -> bool:
+        """Whether an utterance ended and its recogniser has not answered yet."""
+        return bool(self._awaited)
+
+    @property
+    def is_congested(self) -> bool:
+        """Whether so much audio awaits answers that an input which can wait should."""
+        return self._recognizer.is_congested
 
     @property
     def busy(self) -> bool:
@@ -141,7 +155,10 @@ class Pipeline:
     def recover(self, error: Exception) -> list[AnyEvent]:
         """Go on after an exception in ``process``, ``finish`` or an earlier ``recover``."""
         utterance = self._utterance
-        if self._intake.recover():
+        if self._awaited.concluding:
+            self._awaited.fail()
+            self._error("infer_final_failed", describe(error))
+        elif self._intake.recover():
             self._error("runtime_error", describe(error))
         elif self._detector.recover():
             self._error("vad_failed", describe(error))
@@ -163,7 +180,29 @@ class Pipeline:
         if self._utterance:
             self._utterance.give_up(SpeechEnded(self._intake.end, self._intake.end, "shutdown"))
             self._conclude(self._utterance)
+        for utterance in self._awaited.utterances:
+            utterance.give_up()
+        self._take_answers()
         return self._take_events()
+
+    def poll(self) -> list[AnyEvent]:
+        """What a recogniser that answers later has told since the last call."""
+        for problem in self._recognizer.take_problems():
+            self._error("engine_unavailable", problem)
+        if self._utterance and (partial := self._utterance.poll()):
+            self._emit(partial)
+        self._take_answers()
+        return self._take_events()
+
+    def stop_waiting(self, reason: str) -> list[AnyEvent]:
+        """Give finals to the utterances that still have no answer, because the service ends."""
+        for utterance in self._awaited.utterances:
+            utterance.stop_waiting(reason)
+        return self.poll()
+
+    def close(self) -> None:
+        """Let go of what the recogniser holds outside of the process."""
+        self._recognizer.close()
 
     def late_labels(self, wait_sec: float = 0.0, *, last: bool = False) -> list[AnyEvent]:
         """Events of labels that their finals did not wait for, after waiting so long; ``last`` gives up those still not there."""
@@ -252,7 +291,7 @@ class Pipeline:
         self._history.forget_before(audio_start)
         trace_id = self._new_trace_id()
         if self._settings.speech_events:
-            self._events.append(SpeechStartedEvent(trace_id=trace_id, start_ms=samples_to_ms(started.start_sample)))
+            self._emit(SpeechStartedEvent(trace_id=trace_id, start_ms=samples_to_ms(started.start_sample)))
         self._utterance = Utterance(
             trace_id,
             start_sample=started.start_sample,
@@ -272,7 +311,7 @@ class Pipeline:
         preview = utterance.ended is None and self._load_sec <= self._settings.preview_max_load_sec
         partial = utterance.feed(until, provisional=self._keeps_up, preview=preview)
         if partial:
-            self._events.append(partial)
+            self._emit(partial)
 
     def _end_to_prepare(self, utterance: Utterance) -> SpeechEnded | None:
         """The end to prepare a final for, if there is one and there is time for it."""
@@ -280,7 +319,7 @@ class Pipeline:
         return expected if expected and utterance.can_prepare(expected) else None
 
     def _conclude(self, utterance: Utterance) -> None:
-        """Emit the final of an utterance that ended; it stays in flight until its events stand."""
+        """Emit the final of an utterance that ended, or await it; the utterance stays in flight until its events stand."""
         ended = utterance.ended
         assert ended is not None  # noqa: S101 -- the callers ended it
         if utterance.state is State.FINISHING and utterance.fed_until < ended.audio_end:
@@ -289,18 +328,37 @@ class Pipeline:
         self._utterance, self._last_fed = None, utterance.fed_until
         if self._settings.speech_events:
             event = SpeechEndedEvent(trace_id=utterance.trace_id, end_ms=samples_to_ms(ended.end_sample), endpoint=ended.endpoint)
-            self._events.append(event)
-        self._events += conclusion.events
-        self._summaries.append(conclusion.summary)
-        self._utterances += bool(conclusion.events)
-        self._empty_utterances += not conclusion.events
-        for code, message in conclusion.failures:
-            self._error(code, message, utterance.trace_id)
+            self._emit(event)
+        if conclusion:
+            self._emit(*self._account_for(utterance.trace_id, conclusion))
+        else:
+            self._awaited.add(utterance)
         if self._keep:
             self._keep(utterance.trace_id, self._history.slice(utterance.audio_start, ended.audio_end))
 
+    def _take_answers(self) -> None:
+        """Emit the finals that were awaited, in the order of their utterances, and what had to wait behind each."""
+        while taken := self._awaited.take():
+            self._events += self._account_for(taken.trace_id, taken.conclusion) + taken.behind
+
+    def _account_for(self, trace_id: str, conclusion: Conclusion) -> list[AnyEvent]:
+        """Count an utterance; all its last events."""
+        self._ledger.count(conclusion.unanswered_samples)
+        self._summaries.append(conclusion.summary)
+        self._utterances += bool(conclusion.events)
+        self._empty_utterances += not conclusion.events and not conclusion.unanswered_samples
+        return conclusion.events + [self._error_event(code, message, trace_id) for code, message in conclusion.failures]
+
+    def _emit(self, *events: AnyEvent) -> None:
+        """Emit events of an utterance, unless the final of an earlier one is awaited: then they wait behind it."""
+        if not self._awaited.hold(events):
+            self._events += events
+
     def _error(self, code: ErrorCode, message: str, trace_id: str | None = None, *, recoverable: bool = True) -> None:
-        """An error event, of the utterance in flight where no other is named."""
-        self._errors += 1
+        """Emit an error event, of the utterance in flight where no other is named."""
         trace_id = trace_id or (self._utterance.trace_id if self._utterance else self._new_trace_id())
-        self._events.append(ErrorEvent(trace_id=trace_id, error_code=code, message=message, recoverable=recoverable))
+        self._events.append(self._error_event(code, message, trace_id, recoverable=recoverable))
+
+    def _error_event(self, code: ErrorCode, message: str, trace_id: str, *, recoverable: bool = True) -> ErrorEvent:
+        self._errors += 1
+        return ErrorEvent(trace_id=trace_id, error_code=code, message=message, recoverable=recoverable)

@@ -17,11 +17,14 @@ from voice.level import SILENCE, Level
 Endpoint = Literal["silence", "max_duration", "requested", "muted", "end_of_input", "shutdown", "audio_lost"]
 EmotionName = Literal["angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "unknown"]
 
+REMOTE_SOURCE = "funasr.remote"
+"""The ``source`` of what a server recognised: it gives no confidence."""
 SPEAKER_ENDED: frozenset[Endpoint] = frozenset({"silence", "end_of_input"})
 """Endpoints at which the speaker had finished; at the others the audio was cut."""
 SPECIAL_TOKENS = frozenset({"<blank>", "<s>", "</s>", "<unk>", "<OOV>"})
 CONTINUES = "@@"
 _TRAILING_LATIN = re.compile(r"[A-Za-z']+$")
+_MARKS = re.compile(r"[，。？！、；：…]|(?<![0-9])[,.?!;:]|[,.?!;:](?![0-9])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +35,8 @@ class Token:
     """As in the vocabulary; a piece of a word that goes on in the next token ends in ``@@``."""
     start_sample: int
     end_sample: int
-    confidence: float
-    """Posterior of this token, 0..1."""
+    confidence: float | None
+    """Posterior of this token, 0..1; None where the recogniser gives none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ class Hypothesis:
 
     committed: tuple[Token, ...] = ()
     provisional: tuple[Token, ...] = ()
+    given_text: str | None = None
+    """The text, where the recogniser gives a text and perhaps times, not tokens; None where the tokens are the text."""
 
     @property
     def tokens(self) -> tuple[Token, ...]:
@@ -50,17 +55,24 @@ class Hypothesis:
 
     @property
     def text(self) -> str:
-        """Text of all tokens."""
-        return join_tokens(token.text for token in self.tokens)
+        """Text of all tokens, or the given one without its marks."""
+        return join_tokens(token.text for token in self.tokens) if self.given_text is None else without_marks(self.given_text)
 
     @property
-    def confidence(self) -> float:
-        """Mean posterior of all tokens, 0..1."""
-        return mean_confidence(self.tokens)
+    def marked_text(self) -> str:
+        """The text with the punctuation that the recogniser gave, if it gave any."""
+        return self.text if self.given_text is None else self.given_text
+
+    @property
+    def confidence(self) -> float | None:
+        """Mean posterior of all tokens, 0..1; None where the recogniser gives none."""
+        return mean_confidence(self.tokens) if self.given_text is None else None
 
     @property
     def stable_chars(self) -> int:
-        """So many leading code points of ``text`` that no later hypothesis of the utterance changes."""
+        """So many leading code points of ``text`` that no later hypothesis of the utterance changes; of a given text none is known."""
+        if self.given_text is not None:
+            return 0
         return len(stable_text(join_tokens(token.text for token in self.committed)))
 
 
@@ -99,6 +111,8 @@ class Transcript:
     emotion: Emotion | None = field(default=None)
     second_tokens: tuple[Token, ...] | None = None
     """Of the second pass, where ``text`` rests upon it."""
+    has_confidence: bool = True
+    """Whether the recogniser says how sure it is."""
 
     @property
     def ended_by_speaker(self) -> bool:
@@ -106,9 +120,9 @@ class Transcript:
         return self.endpoint in SPEAKER_ENDED
 
     @property
-    def confidence(self) -> float:
-        """Mean posterior of the tokens that ``text`` rests upon, 0..1."""
-        return mean_confidence(self.tokens if self.second_tokens is None else self.second_tokens)
+    def confidence(self) -> float | None:
+        """Mean posterior of the tokens that ``text`` rests upon, 0..1; None where the recogniser gives none."""
+        return mean_confidence(self.tokens if self.second_tokens is None else self.second_tokens) if self.has_confidence else None
 
 
 def within_speech(tokens: tuple[Token, ...], speech_end: int) -> tuple[Token, ...]:
@@ -118,7 +132,7 @@ def within_speech(tokens: tuple[Token, ...], speech_end: int) -> tuple[Token, ..
 
 def mean_confidence(tokens: Sequence[Token]) -> float:
     """Mean posterior, 0.0 where there is no token (no text, no certainty)."""
-    return sum(token.confidence for token in tokens) / len(tokens) if tokens else 0.0
+    return sum(token.confidence or 0.0 for token in tokens) / len(tokens) if tokens else 0.0
 
 
 def join_tokens(tokens: Iterable[str]) -> str:
@@ -142,6 +156,16 @@ def join_tokens(tokens: Iterable[str]) -> str:
             text.append(" ")
         text.append(word)
     return "".join(text)
+
+
+def without_marks(text: str) -> str:
+    """A text without its punctuation; marks between two digits are part of a number (26.5, 3:30) and stay."""
+    return _MARKS.sub("", text).strip()
+
+
+def has_marks(text: str) -> bool:
+    """Whether there is punctuation in a text."""
+    return _MARKS.search(text) is not None
 
 
 def stable_text(committed_text: str) -> str:

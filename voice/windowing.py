@@ -71,6 +71,15 @@ class AudioHistory:
         parts = [piece[max(start - at, 0) : max(end - at, 0)] for at, piece in self._pieces if at < end and at + len(piece) > start]
         return np.concatenate(parts) if parts else np.zeros(0, np.float32)
 
+    def extract(self, start: int, end: int) -> AudioHistory:
+        """The audio from ``start`` to before ``end``, as a history of its own."""
+        extracted = AudioHistory()
+        for at, piece in self._pieces:
+            part = piece[max(start - at, 0) : max(end - at, 0)]
+            if len(part):
+                extracted.append(max(start, at), part.copy())
+        return extracted
+
     def forget_before(self, sample: int) -> None:
         """Drop whole pieces that end before ``sample``."""
         while self._pieces and self._pieces[0][0] + len(self._pieces[0][1]) <= sample:

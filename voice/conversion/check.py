@@ -117,8 +117,8 @@ def compare(reference: list[list[Token]], other: list[list[Token]]) -> Agreement
     for ours, theirs in zip(reference, other, strict=True):
         matcher = difflib.SequenceMatcher(None, [token.text for token in ours], [token.text for token in theirs], autojunk=False)
         same = {block.a + index: block.b + index for block in matcher.get_matching_blocks() for index in range(block.size)}
-        sure_changed += sum(token.confidence >= _SURE and index not in same for index, token in enumerate(ours))
-        differences += [abs(ours[a].confidence - theirs[b].confidence) for a, b in same.items()]
+        sure_changed += sum((token.confidence or 0.0) >= _SURE and index not in same for index, token in enumerate(ours))
+        differences += [abs((ours[a].confidence or 0.0) - (theirs[b].confidence or 0.0)) for a, b in same.items()]
     num_tokens, num_other = (sum(map(len, decodings)) for decodings in (reference, other))
     return Agreement(num_tokens, num_other, sure_changed, float(np.mean(differences)) if differences else 0.0)
 

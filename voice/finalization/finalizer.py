@@ -64,6 +64,16 @@ class PendingLabel:
 
 
 @dataclass(frozen=True, slots=True)
+class Submitted:
+    """An utterance whose audio the side models have."""
+
+    failures: tuple[Failure, ...] = ()
+    """Of each side model that did not take it."""
+    labels: tuple[PendingLabel, ...] = ()
+    """One for each that did."""
+
+
+@dataclass(frozen=True, slots=True)
 class PreparedFinal:
     """A final with its text; its labels may still be in work."""
 
@@ -126,8 +136,8 @@ class Finalizer:
         """Whether a side model is still at work."""
         return self._side_thread.busy
 
-    def prepare(self, draft: Draft) -> PreparedFinal:
-        """Submit the audio to the side models and make the text. Parts that fail are listed, not raised."""
+    def submit(self, draft: Draft) -> Submitted:
+        """Submit the audio to the side models, which need no text. Parts that fail are listed, not raised."""
         transcript = draft.transcript
         failures: list[Failure] = []
         labels: list[PendingLabel] = []
@@ -136,15 +146,22 @@ class Finalizer:
                 if model.accepts(len(draft.audio)):
                     future = self._side_thread.submit(model, draft.audio, transcript.end_sample)
                     labels.append(PendingLabel(transcript.trace_id, model, future))
+        return Submitted(tuple(failures), tuple(labels))
+
+    def prepare(self, draft: Draft, submitted: Submitted | None = None) -> PreparedFinal:
+        """Make the text, and submit the audio unless that was done. Parts that fail are listed, not raised."""
+        transcript = draft.transcript
+        submitted = submitted or self.submit(draft)
+        failures = list(submitted.failures)
         with self._guarded("second_pass_failed", transcript.trace_id, failures):
             transcript = self._with_second_pass(transcript, draft.decoded_audio)
         for failure, step in self._text_steps:
             with self._guarded(failure, transcript.trace_id, failures):
                 transcript = replace(transcript, text=step(transcript.text, ended=transcript.ended_by_speaker))
-        return PreparedFinal(transcript, tuple(failures), tuple(labels))
+        return PreparedFinal(transcript, tuple(failures), submitted.labels)
 
-    def cancel(self, prepared: PreparedFinal) -> None:
-        """Speech resumed, so this final will not be sent: labels that are not in work yet are not made."""
+    def cancel(self, prepared: PreparedFinal | Submitted) -> None:
+        """Speech resumed, or nothing was recognised, so this final will not be sent: labels that are not in work yet are not made."""
         for pending in prepared.labels:
             pending.future.cancel()
 
@@ -193,7 +210,7 @@ class Finalizer:
         if self._second_pass is None:
             return transcript
         tokens = tuple(self._second_pass.tokens(decoded_audio))
-        if mean_confidence(tokens) <= transcript.confidence:
+        if transcript.confidence is None or mean_confidence(tokens) <= transcript.confidence:
             return transcript
         return replace(transcript, second_tokens=tokens, text=join_tokens(token.text for token in tokens))
 

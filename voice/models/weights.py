@@ -49,7 +49,8 @@ class Place:
 class ModelPlaces:
     """Where the models are, after ``locate_models`` has downloaded and converted what was missing."""
 
-    recognition: Place
+    recognition: Place | None
+    """None where a server recognises, and nothing has to take over."""
     vad: Place | None
     """None for Silero, whose weights are in its package."""
     second_pass: Place | None
@@ -66,7 +67,8 @@ class ModelPlaces:
 class Models:
     """The loaded weights. Pipelines on one thread share them; each makes the objects that hold its streams' state itself."""
 
-    recognition: FunasrModel | OnnxModel
+    recognition: FunasrModel | OnnxModel | None
+    """None where a server recognises, and nothing has to take over."""
     vad: FunasrModel | None
     """None for Silero, whose weights are in its package."""
     second_pass: FunasrModel | None
@@ -76,7 +78,7 @@ class Models:
     emotion: FunasrModel | OnnxModel | None
     """None where the settings want none, or none could be loaded."""
     name: str
-    """The recognition model as the settings name it: a directory, ``embedded``, or a hub id."""
+    """The recognition model as the settings name it: a directory, ``embedded``, a hub id, or the address of a server."""
     problems: tuple[ModelLoadFailed, ...]
     """Optional models that could not be found or loaded, and those that torch runs because they could not be converted."""
 
@@ -85,7 +87,7 @@ def wanted_models(settings: Settings) -> list[tuple[str, str]]:
     """(what for, name) of the models that are found or downloaded for these settings; those that ship with the service are left out."""
     final, emotion = settings.final, settings.emotion
     wanted = [
-        ("recognition", None if settings.embedded else settings.model_dir or settings.model.name),
+        ("recognition", None if settings.embedded or not settings.recognizes_locally else settings.model_dir or settings.model.name),
         ("voice activity", settings.vad.model if settings.vad.engine == "fsmn" else None),
         ("second pass", None if is_same_weights(settings) else final.second_pass),
         ("punctuation", final.punctuation_model),
@@ -106,8 +108,9 @@ def locate_models(settings: Settings) -> ModelPlaces:
         ModelLoadFailed: recognition or voice activity cannot be had, or recognition cannot be converted though the settings ask for it.
     """
     hub = settings.model.hub
-    recognition = _locate_recognition(settings)
-    describe_model(recognition, RECOGNITION)
+    recognition = _locate_recognition(settings) if settings.recognizes_locally else None
+    if recognition is not None:
+        describe_model(recognition, RECOGNITION)
     vad = resolve_model(settings.vad.model, hub) if settings.vad.engine == "fsmn" else None
     if vad is not None:
         describe_model(vad, _VAD)
@@ -119,8 +122,8 @@ def locate_models(settings: Settings) -> ModelPlaces:
     def place(directory: Path | None, model_class: str) -> Place | None:
         return None if directory is None else _place(directory, model_class, settings)
 
-    placed = _place(recognition, RECOGNITION, settings)
-    if placed.problem and settings.model.engine == "onnx":
+    placed = place(recognition, RECOGNITION)
+    if placed and placed.problem and settings.model.engine == "onnx":
         raise placed.problem
     return ModelPlaces(
         recognition=placed,
@@ -156,7 +159,7 @@ def load_models(places: ModelPlaces, settings: Settings) -> Models:
     def on_torch(place: Place, model_class: str | tuple[str, ...], device: str | None = None) -> FunasrModel:
         return load_model(place.directory, model_class, device or resolve_device(settings.model.device_type))
 
-    recognition = load(places.recognition, RECOGNITION)
+    recognition = None if places.recognition is None else load(places.recognition, RECOGNITION)
     vad = None if places.vad is None else on_torch(places.vad, _VAD, "cpu")
     punctuation = _if_placed(places.punctuation, lambda place: load(place, PUNCTUATION), problems)
     emotion = _if_placed(places.emotion, lambda place: load(place, EMOTION), problems)
@@ -164,7 +167,7 @@ def load_models(places: ModelPlaces, settings: Settings) -> Models:
     on_torch_now = [model for model in (recognition, vad, punctuation, emotion, second_pass) if isinstance(model, FunasrModel)]
     if on_torch_now:
         set_num_threads(num_threads or _fitting_num_threads(on_torch_now))
-    name = str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
+    name = settings.server or str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
     return Models(recognition, vad, second_pass, punctuation, emotion, name, tuple(problems))
 
 
@@ -176,7 +179,7 @@ def _sees_cuda() -> bool:
 
 def runs_on_onnx(settings: Settings) -> bool:
     """Whether models run on ONNX Runtime where they can be converted: on a CPU, unless the settings want torch."""
-    if settings.model.engine != "auto":
+    if settings.model.engine in ("onnx", "torch"):
         return settings.model.engine == "onnx"
     if settings.model.device_type == "auto":
         return not _sees_cuda()

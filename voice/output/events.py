@@ -16,12 +16,21 @@ import json
 import sys
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializerFunctionWrapHandler, TypeAdapter, model_serializer
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    model_serializer,
+    model_validator,
+)
 
 from voice.errors import ErrorCode
 from voice.level import LOUDEST_DBFS, QUIETEST_DBFS
 from voice.places import DATA
-from voice.transcript import EmotionName, Endpoint
+from voice.transcript import REMOTE_SOURCE, EmotionName, Endpoint
 
 SCHEMA_VERSION = "1"
 SCHEMA_PATH = DATA / "config" / "events.schema.json"
@@ -50,6 +59,17 @@ def _as_readers_see_it(json_schema: dict[str, Any], model: type[BaseModel]) -> N
     json_schema.pop("additionalProperties")
     if issubclass(model, Switchable):
         json_schema["required"] = [key for key in json_schema["required"] if key not in model.switched_on]
+    if issubclass(model, RecognizedText):
+        remote, local = ({"properties": _confidences(kind, model)} for kind in ("null", "number"))
+        json_schema["if"] = {"properties": {"source": {"const": REMOTE_SOURCE}}}
+        json_schema |= {"then": remote, "else": local}
+
+
+def _confidences(kind: str, model: type[BaseModel]) -> dict[str, Any]:
+    """The type of each confidence of an event, as keywords of JSON Schema."""
+    confidence = {"confidence": {"type": kind}}
+    tokens = {"tokens": {"items": {"properties": confidence}}} if "tokens" in model.model_fields else {}
+    return {**confidence, **tokens}
 
 
 class Event(BaseModel):
@@ -78,7 +98,7 @@ class TokenTime(Event):
     text: str
     start_ms: AudioMs
     end_ms: AudioMs
-    confidence: Annotated[Probability, Field(description="Posterior of this token.")]
+    confidence: Annotated[Probability | None, Field(description="Posterior of this token; null where source is funasr.remote.")]
 
 
 class EmotionSummary(Event):
@@ -88,7 +108,20 @@ class EmotionSummary(Event):
     confidence: Probability
 
 
-class PartialEvent(Event):
+class RecognizedText(Event):
+    """What partials and finals share: a server gives no confidence, and none is made up."""
+
+    @model_validator(mode="after")
+    def _check_confidence(self) -> RecognizedText:
+        fields = dict(self)
+        confidences = [fields["confidence"], *(token.confidence for token in fields.get("tokens", ()))]
+        is_remote = fields["source"] == REMOTE_SOURCE
+        if any((confidence is None) != is_remote for confidence in confidences):
+            raise ValueError(f"confidence is null where source is {REMOTE_SOURCE}, and a number elsewhere")
+        return self
+
+
+class PartialEvent(RecognizedText):
     """Text of an utterance that is still being spoken."""
 
     type: Literal["voice.asr_text.partial"] = "voice.asr_text.partial"
@@ -96,7 +129,9 @@ class PartialEvent(Event):
     trace_id: TraceId
     source: str
     text: Annotated[str, Field(min_length=1, description="What to show.")]
-    confidence: Annotated[Probability, Field(description="Mean posterior of the tokens of raw_text.")]
+    confidence: Annotated[
+        Probability | None, Field(description="Mean posterior of the tokens of raw_text; null where source is funasr.remote.")
+    ]
     seq: Seq = 0
     start_ms: Annotated[AudioMs, Field(description="First speech sample of the utterance.")]
     end_ms: Annotated[AudioMs, Field(description="The audio decoded so far.")]
@@ -117,7 +152,7 @@ class AudioLevel(Event):
     clipped_ratio: Annotated[Probability, Field(description="Share of samples at full scale: above 0.01 speech is distorted.")]
 
 
-class FinalEvent(Switchable):
+class FinalEvent(RecognizedText, Switchable):
     """Text of a finished utterance. Only its emotion and errors may follow."""
 
     type: Literal["voice.asr_text.final"] = "voice.asr_text.final"
@@ -125,7 +160,9 @@ class FinalEvent(Switchable):
     trace_id: TraceId
     source: str
     text: Annotated[str, Field(description="What to show: raw_text with punctuation and, where configured, numbers, repairs, second pass.")]
-    confidence: Annotated[Probability, Field(description="Mean posterior of the tokens; 0 where there is none.")]
+    confidence: Annotated[
+        Probability | None, Field(description="Mean posterior of the tokens; 0 where there is none; null where source is funasr.remote.")
+    ]
     seq: Seq = 0
     start_ms: Annotated[AudioMs, Field(description="First speech sample as decided, without pre-roll.")]
     end_ms: Annotated[AudioMs, Field(description="After the last speech sample as decided, without trailing silence.")]

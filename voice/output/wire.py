@@ -20,7 +20,7 @@ def partial_event(trace_id: str, source: str, hypothesis: Hypothesis, start_samp
         trace_id=trace_id,
         source=source,
         text=hypothesis.text,
-        confidence=_rounded(hypothesis.confidence),
+        confidence=_if_given(hypothesis.confidence),
         start_ms=samples_to_ms(start_sample),
         end_ms=samples_to_ms(end_sample),
         stable_chars=hypothesis.stable_chars,
@@ -35,7 +35,7 @@ def final_event(source: str, transcript: Transcript) -> FinalEvent:
         trace_id=transcript.trace_id,
         source=source,
         text=transcript.text,
-        confidence=_rounded(transcript.confidence),
+        confidence=_if_given(transcript.confidence),
         start_ms=samples_to_ms(transcript.start_sample),
         end_ms=samples_to_ms(transcript.end_sample),
         endpoint=transcript.endpoint,
@@ -45,7 +45,7 @@ def final_event(source: str, transcript: Transcript) -> FinalEvent:
                 text=token.text.replace(CONTINUES, ""),
                 start_ms=samples_to_ms(token.start_sample),
                 end_ms=samples_to_ms(token.end_sample),
-                confidence=_rounded(token.confidence),
+                confidence=_if_given(token.confidence),
             )
             for token in transcript.tokens
         ],
@@ -81,6 +81,10 @@ def emotion_event(trace_id: str, emotion: Emotion) -> EmotionEvent:
         start_ms=samples_to_ms(emotion.start_sample),
         end_ms=samples_to_ms(emotion.end_sample),
     )
+
+
+def _if_given(probability: float | None) -> float | None:
+    return None if probability is None else _rounded(probability)
 
 
 def _rounded(probability: float) -> float:

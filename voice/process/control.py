@@ -12,6 +12,7 @@ import json
 import os
 import select
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, cast, get_args
@@ -32,6 +33,8 @@ _LONGEST_LINE = 4_096
 _SHOWN = 80
 _LONGEST_ID = 100
 _POLL_SEC = 1.0
+_COMMAND_WAITS_SEC = 1.0
+"""While no audio comes, a command waits so long for the audio captured before it: longer than any device delivers late."""
 
 log = structlog.get_logger()
 
@@ -131,6 +134,31 @@ class ControlChannel:
                 self._commands.append(TimedCommand(answer.command, clock_sec(), answer.id))
             else:
                 self._num_dropped += 1
+
+
+class PendingCommands:
+    """Commands that wait for the audio that was captured before they arrived. Worker thread."""
+
+    def __init__(self, channel: ControlChannel | None) -> None:
+        self._channel = channel
+        self._commands: deque[TimedCommand] = deque()
+
+    def take(self) -> list[ControlInvalid]:
+        """Take what arrived; what is no command is given back. The channel counts what finds no room."""
+        if self._channel is None or len(self._commands) >= MAX_WAITING:
+            return []
+        arrived = self._channel.take()
+        self._commands.extend(each for each in arrived if isinstance(each, TimedCommand))
+        return [each for each in arrived if isinstance(each, ControlInvalid)]
+
+    def due(self, end: float) -> TimedCommand | None:
+        """The next one that arrived while the audio before ``end`` (``clock_sec``) was captured."""
+        return self._commands.popleft() if self._commands and self._commands[0].arrived_at <= end else None
+
+    def overdue(self, *, at_once: bool) -> TimedCommand | None:
+        """The next one that must not wait for audio any longer; ``at_once``: there is no audio with a time to wait for."""
+        waits_too_long = self._commands and clock_sec() - self._commands[0].arrived_at > _COMMAND_WAITS_SEC
+        return self._commands.popleft() if waits_too_long or (at_once and self._commands) else None
 
 
 def parse_command(line: bytes) -> ParsedCommand | ControlInvalid:

@@ -25,6 +25,7 @@ from voice.recognition.alignment import continuation
 from voice.recognition.engine import FRAME_SAMPLES, Engine
 from voice.recognition.hotwords import HotwordGraph
 from voice.recognition.posteriors import decode_whole
+from voice.recognition.recognizer import LocalRecognizer, LocalStream
 from voice.recognition.search import TokenSearch
 from voice.transcript import CONTINUES, Hypothesis, Token
 
@@ -32,6 +33,7 @@ _TIME_SLACK_SAMPLES = 2 * FRAME_SAMPLES
 """A committed token that ends up to this long before the window may be in it again: CIF times vary by a frame or two with context."""
 _CUT_SAMPLES = 8 * FRAME_SAMPLES
 """Tokens that end within this many samples of the window's start are unreliable: they have no left context."""
+_SOURCE = "funasr.paraformer-zh-streaming"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,10 @@ class _Lengths:
     edge: int
 
 
-class SlicedRecognizer:
+class SlicedRecognizer(LocalRecognizer):
     """Sliced decoding with the weights of ``engine``."""
 
-    source = "funasr.paraformer-zh-streaming"
+    source = _SOURCE
 
     def __init__(
         self,
@@ -61,13 +63,15 @@ class SlicedRecognizer:
         self._lengths = _Lengths(slice_samples, context_samples, edge_samples)
         self._hotwords = hotwords
 
-    def create_stream(self, first_sample: int) -> SlicedStream:
+    def create_stream(self, first_sample: int, trace_id: str = "") -> SlicedStream:  # noqa: ARG002 -- a server wants to know it
         """A stream for an utterance whose audio begins at ``first_sample``."""
         return SlicedStream(self._engine, self._lengths, self._hotwords(), first_sample)
 
 
-class SlicedStream:
+class SlicedStream(LocalStream):
     """One utterance in sliced mode."""
+
+    source = _SOURCE
 
     def __init__(self, engine: Engine, lengths: _Lengths, hotwords: HotwordGraph, first_sample: int) -> None:
         self._engine = engine

@@ -17,14 +17,17 @@ from voice.recognition.cif import Firing, initial_state, integrate
 from voice.recognition.engine import FRAME_SAMPLES, ChunkPreset, EncodedChunk, Engine, EngineStream
 from voice.recognition.hotwords import HotwordGraph
 from voice.recognition.posteriors import TokenPosteriors, decode_firings
+from voice.recognition.recognizer import LocalRecognizer, LocalStream
 from voice.recognition.search import TokenSearch
 from voice.transcript import Hypothesis, Token
 
+_SOURCE = "funasr.streaming.paraformer-zh"
 
-class StreamingRecognizer:
+
+class StreamingRecognizer(LocalRecognizer):
     """Streaming decoding with the weights of ``engine``."""
 
-    source = "funasr.streaming.paraformer-zh"
+    source = _SOURCE
 
     def __init__(
         self, engine: Engine, preset: ChunkPreset, hotwords: Callable[[], HotwordGraph] = HotwordGraph, *, preview_samples: int = 0
@@ -43,14 +46,16 @@ class StreamingRecognizer:
         self._hotwords = hotwords
         self._preview_samples = preview_samples
 
-    def create_stream(self, first_sample: int) -> StreamingStream:
+    def create_stream(self, first_sample: int, trace_id: str = "") -> StreamingStream:  # noqa: ARG002 -- a server wants to know it
         """A stream for an utterance whose audio begins at ``first_sample``."""
         search = TokenSearch(self._engine.vocabulary, self._hotwords())
         return StreamingStream(self._engine, self._preset, search, first_sample, self._preview_samples)
 
 
-class StreamingStream:
+class StreamingStream(LocalStream):
     """One utterance in streaming mode."""
+
+    source = _SOURCE
 
     def __init__(self, engine: Engine, preset: ChunkPreset, search: TokenSearch, first_sample: int, preview_samples: int = 0) -> None:
         self._engine = engine

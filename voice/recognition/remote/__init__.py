@@ -1,0 +1,1 @@
+"""Recognition by a FunASR runtime server: ``--engine wss://host:10095``."""

@@ -1,0 +1,113 @@
+"""One utterance between the worker and the connection's thread.
+
+Worker: ``send``, ``end``, ``give_up``, and reads ``news``. Loop thread: everything else. Audio in, ``News`` out, which is replaced and
+never changed, so that no lock is needed. State: its audio, which is kept until its answer is there, and how much of it was sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from websockets.asyncio.client import ClientConnection
+
+from voice.recognition.remote.protocol import END_MESSAGE, FRAME_BYTES, NOTHING, Transcription
+
+MAX_ATTEMPTS = 5
+"""An utterance at which the server broke so often is given up: it may be what breaks the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What is known of an utterance."""
+
+    transcription: Transcription = NOTHING
+    heard_bytes: int = 0
+    """So much of its audio had been sent when the last text came."""
+    is_over: bool = False
+    """Whether nothing follows."""
+    given_up: str = ""
+    """Why the server is not asked any longer, ``Type: text``; only where it is over."""
+
+
+class RemoteUtterance:
+    """One utterance: handles for the worker, state for the connection."""
+
+    def __init__(self, name: str, hotwords: str, call: Callable[..., object]) -> None:
+        self.name = name
+        self.hotwords = hotwords
+        self.news = News()
+        self._call = call
+        self._audio = bytearray()  # from here on the loop's
+        self._changed = asyncio.Event()
+        self._ended_at: float | None = None
+        self._sent_bytes = self._attempts = 0
+        self._end_sent_at: float | None = None
+
+    def send(self, audio: bytes) -> None:
+        """Worker: more of its audio, s16le."""
+        self._call(self._append, audio)
+
+    def end(self) -> None:
+        """Worker: that was all of it."""
+        self._call(self._end)
+
+    def give_up(self, reason: str) -> None:
+        """Worker: its answer is not wanted any more; what was said stays."""
+        self._call(self.conclude, reason)
+
+    def _append(self, audio: bytes) -> None:
+        self._audio += audio
+        self._changed.set()
+
+    def _end(self) -> None:
+        self._ended_at = time.monotonic()
+        self._changed.set()
+
+    def conclude(self, given_up: str = "") -> None:
+        """Loop: nothing follows."""
+        if not self.news.is_over:
+            self.news = replace(self.news, is_over=True, given_up=given_up)
+            self._changed.set()
+
+    def has_waited(self, sec: float) -> bool:
+        """Loop: whether it ended longer ago than that."""
+        return self._ended_at is not None and time.monotonic() - self._ended_at > sec
+
+    async def send_all(self, socket: ClientConnection) -> None:
+        """Loop: send its audio from the start, and the end as soon as it is there."""
+        self._sent_bytes, self._end_sent_at = 0, None
+        while not self.news.is_over:
+            self._changed.clear()
+            if len(self._audio) - self._sent_bytes >= FRAME_BYTES or (self._ended_at is not None and len(self._audio) > self._sent_bytes):
+                frame = bytes(self._audio[self._sent_bytes : self._sent_bytes + FRAME_BYTES])
+                await socket.send(frame)
+                self._sent_bytes += len(frame)
+            elif self._ended_at is not None:
+                await socket.send(END_MESSAGE)
+                self._end_sent_at = time.monotonic()
+                return
+            else:
+                await self._changed.wait()
+
+    @property
+    def attempts(self) -> int:
+        """Loop: how often it was sent."""
+        return self._attempts
+
+    def begin(self) -> bool:
+        """Loop: it is sent, perhaps again; False where it was sent too often."""
+        self._attempts += 1
+        return self._attempts <= MAX_ATTEMPTS
+
+    def hear(self, transcription: Transcription, *, all_of_it: bool = False) -> None:
+        """Loop: the server said this. While an utterance is sent again, what was heard of it before stays until there is more."""
+        if not self.news.is_over and (all_of_it or self._attempts <= 1 or len(transcription.text) >= len(self.news.transcription.text)):
+            self.news = News(transcription, self._sent_bytes)
+
+    @property
+    def end_sent_at(self) -> float | None:
+        """Loop: when its end was sent; None before."""
+        return self._end_sent_at
