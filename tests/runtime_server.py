@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 from websockets.asyncio.server import Request, Response, Server, ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 from voice.audio import Samples
 from voice.endpointing.endpointer import Endpointer, EndpointerSettings, SpeechEnded, SpeechStarted
@@ -201,6 +202,7 @@ class RuntimeServer:
         self.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
+        self._loop.close()
 
     def __enter__(self) -> RuntimeServer:
         return self
@@ -222,8 +224,7 @@ class RuntimeServer:
             for connection in list(self._server.connections):
                 connection.transport.abort()
             self._server.close(close_connections=False)
-            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):
-                await asyncio.wait_for(self._server.wait_closed(), 2)
+            await self._server.wait_closed()
             self._server = None
 
     def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
@@ -234,14 +235,15 @@ class RuntimeServer:
     async def _converse(self, connection: ServerConnection) -> None:
         self.connections += 1
         session = _PythonSession(self, connection) if self.kind == "python" else _CppSession(self, connection)
-        async for message in connection:
-            if isinstance(message, str):
-                content = json.loads(message)
-                self.received.append(content)
-                await session.configure(content)
-            else:
-                self.received.append(len(message))
-                await session.hear(message)
+        with contextlib.suppress(ConnectionClosed):
+            async for message in connection:
+                if isinstance(message, str):
+                    content = json.loads(message)
+                    self.received.append(content)
+                    await session.configure(content)
+                else:
+                    self.received.append(len(message))
+                    await session.hear(message)
 
     async def send(self, connection: ServerConnection, message: Message) -> None:
         if self.fault.silent:
@@ -250,7 +252,7 @@ class RuntimeServer:
         for each in self.fault.instead(message) if self.fault.instead else [message]:
             if isinstance(each, dict):
                 self.sent.append(each)
-            await connection.send(json.dumps(each, ensure_ascii=False) if isinstance(each, dict) else each)
+            await connection.send(json.dumps(each) if isinstance(each, dict) else each)
 
 
 class _Session:
@@ -332,7 +334,7 @@ class _PythonSession(_Session):
         text, times = self.server.recognition.offline(self.audio[self.piece_start or 0 : end])
         self.online, self.fed = self.server.recognition.online(), len(self.audio)
         self.piece_start, self.had_piece = None, True
-        stamps = {"timestamp": times} if text else {}
+        stamps = {"timestamp": times, "punc_array": [1] * len(times)} if text else {}
         await self.send(mode="2pass-offline", spk_name="unknown", spk_score=0.0, text=text, is_final=True, **stamps)
 
 

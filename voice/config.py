@@ -48,6 +48,7 @@ _FRAME_SEC = 0.06
 
 Mode = Literal["sliced", "streaming"]
 Engine = Literal["silero", "fsmn"]
+LOCAL_ENGINES = ("auto", "onnx", "torch")
 _SERVER = re.compile(r"wss?://(\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]]+)(:\d{1,5})?(/\S*)?")
 PathText = Annotated[InstanceOf[str], Field(min_length=1)]
 """A path, or a name that may be one. pydantic's str of a least length is UTF-8; the name of a file need not be."""
@@ -110,13 +111,12 @@ class VadSettings(Section):
         return threshold, self.release_threshold if self.release_threshold is not None else min(release, threshold)
 
 
-def _server_address(value: str) -> str:
-    if not _SERVER.fullmatch(value):
-        raise PydanticCustomError("server", "must be auto, onnx, torch, or the address of a server: wss://host:10095, ws:// without TLS")
+def _engine(value: str) -> str:
+    if value not in LOCAL_ENGINES and not _SERVER.fullmatch(value):
+        allowed = "auto, onnx, torch, or the address of a server, wss://host:10095 (ws:// without TLS)"
+        token = "; a token belongs into VOICE_ASR__ENGINE__TOKEN" if "@" in value else ""
+        raise PydanticCustomError("engine", "{text}", {"text": f"is not allowed; allowed: {allowed}{token}"})
     return value
-
-
-ServerAddress = Annotated[str, AfterValidator(_server_address)]
 
 
 class ModelSettings(Section):
@@ -124,7 +124,7 @@ class ModelSettings(Section):
 
     name: PathText
     hub: Literal["ms", "hf"]
-    engine: Literal["auto", "onnx", "torch"] | ServerAddress
+    engine: Annotated[str, AfterValidator(_engine)]
     device_type: Literal["auto", "cpu", "cuda"]
     num_threads: Annotated[int, Field(ge=1, le=256)] | None
     temperature: Annotated[float, Field(ge=0.1, le=10)]
@@ -237,7 +237,7 @@ class Settings(Section):
     @property
     def server(self) -> str | None:
         """Address of the server that recognises; None where the process does."""
-        return None if self.model.engine in ("auto", "onnx", "torch") else self.model.engine
+        return None if self.model.engine in LOCAL_ENGINES else self.model.engine
 
     @property
     def recognizes_locally(self) -> bool:
@@ -440,7 +440,9 @@ def _describe_problem(details: ErrorDetails) -> list[str]:
         return [f"{key}: unknown setting"]
     if details["type"] == "rules":
         return details["msg"].split("\n")
-    shown = "the value given" if key in _SECRET else _show(details["input"])
+    shown = "the value given" if key in _SECRET or "@" in str(details["input"]) else _show(details["input"])
+    if details["type"] == "engine":
+        return [f"{key}: {shown} {details['msg']}"]
     allowed = _allowed_by(field.annotation, field.metadata) if field else ""
     return [f"{key}: {shown} is not allowed" + (f"; allowed: {allowed}" if allowed else f" ({details['msg']})")]
 

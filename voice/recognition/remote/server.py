@@ -103,5 +103,6 @@ def _reason(error: BaseException, server: Server) -> str:  # noqa: PLR0911 -- on
     if isinstance(error, TimeoutError):
         return "cannot be reached: it does not answer in time; is the address right?"
     if isinstance(error, OSError):
-        return f"cannot be reached ({error.strerror or describe(error)}): is the server running, is the address right?"
+        tls = "; a server without TLS is reached by ws://" if server.is_encrypted and isinstance(error, ConnectionResetError) else ""
+        return f"cannot be reached ({error.strerror or describe(error)}): is the server running, is the address right?{tls}"
     return f"cannot be used ({type(error).__name__})"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from websockets.asyncio.client import ClientConnection
 
-from voice.recognition.remote.protocol import END_MESSAGE, FRAME_BYTES, NOTHING, Transcription
+from voice.recognition.remote.protocol import END_MESSAGE, FRAME_BYTES, NOTHING, Transcription, as_pcm
 
 MAX_ATTEMPTS = 5
 """An utterance at which the server broke so often is given up: it may be what breaks the server."""
@@ -83,7 +83,7 @@ class RemoteUtterance:
             self._changed.clear()
             if len(self._audio) - self._sent_bytes >= FRAME_BYTES or (self._ended_at is not None and len(self._audio) > self._sent_bytes):
                 frame = bytes(self._audio[self._sent_bytes : self._sent_bytes + FRAME_BYTES])
-                await socket.send(frame)
+                await socket.send(as_pcm(frame))
                 self._sent_bytes += len(frame)
             elif self._ended_at is not None:
                 await socket.send(END_MESSAGE)
@@ -105,7 +105,8 @@ class RemoteUtterance:
     def hear(self, transcription: Transcription, *, all_of_it: bool = False) -> None:
         """Loop: the server said this. While an utterance is sent again, what was heard of it before stays until there is more."""
         if not self.news.is_over and (all_of_it or self._attempts <= 1 or len(transcription.text) >= len(self.news.transcription.text)):
-            self.news = News(transcription, self._sent_bytes)
+            is_paced = all_of_it or self._attempts <= 1  # sent again it goes out much faster than it is recognised
+            self.news = News(transcription, self._sent_bytes if is_paced else self.news.heard_bytes)
 
     @property
     def end_sent_at(self) -> float | None:
