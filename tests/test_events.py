@@ -115,6 +115,12 @@ def test_the_schema_promises_every_key_that_a_line_has():
     ("name", "change"),
     [
         ("partial", {"confidence": 1.5}),
+        ("partial", {"confidence": None}),
+        ("partial", {"source": "funasr.remote"}),
+        ("final", {"confidence": None}),
+        ("final", {"source": "funasr.remote"}),
+        ("final", {"source": "funasr.remote", "confidence": None}),
+        ("final", {"tokens": [{"text": "打", "start_ms": 0, "end_ms": 60, "confidence": None}]}),
         ("partial", {"text": ""}),
         ("partial", {"trace_id": "0123456789ABCDEF"}),
         ("partial", {"trace_id": "123"}),
@@ -190,6 +196,33 @@ def test_keys_that_were_added_keep_the_schema_version() -> None:
 def test_the_failure_of_voice_activity_detection_has_a_code() -> None:
     error = ErrorEvent(trace_id=TRACE_ID, error_code="vad_failed", message="FloatingPointError: nan", recoverable=True)
     assert VALIDATOR.is_valid(line(error))
+
+
+def remote(**changes: Any) -> FinalEvent:
+    tokens = [TokenTime(text="打", start_ms=0, end_ms=60, confidence=None)]
+    return FinalEvent(**{**dict(EXAMPLES["final"]), "source": "funasr.remote", "confidence": None, "tokens": tokens, **changes})
+
+
+def test_what_a_server_recognised_has_no_confidence() -> None:
+    event = line(remote())
+    assert (event["confidence"], event["tokens"][0]["confidence"]) == (None, None)
+    assert VALIDATOR.is_valid(event)
+    assert VALIDATOR.is_valid(line(remote(tokens=[])))
+    assert VALIDATOR.is_valid({**line(EXAMPLES["partial"]), "source": "funasr.remote", "confidence": None})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source": SOURCE},
+        {"confidence": 0.5},
+        {"tokens": [TokenTime(text="打", start_ms=0, end_ms=60, confidence=0.5)]},
+        {"source": SOURCE, "confidence": 0.5},
+    ],
+)
+def test_a_confidence_is_missing_where_there_is_none_and_nowhere_else(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"funasr\.remote"):
+        remote(**changes)
 
 
 @pytest.mark.parametrize("field", ["stable_chars", "confidence"])

@@ -126,6 +126,10 @@ def violations(source: str, module: str, modules: Iterable[str] = ()) -> list[st
         )
         if needs_torch and package_of(module) == "voice.recognition" and module not in TORCH_RECOGNITION:
             found.append(f"{where}: in recognition only the torch adapters may")
+        if top == "websockets" and not module.startswith("voice.recognition.remote."):
+            found.append(f"{where}: only recognition by a server may")
+        if each.module.startswith("voice.recognition.remote.") and not module.startswith("voice.recognition.remote.") and each.at_top:
+            found.append(f"{where}: only inside a function, so that a run without a server imports nothing of it")
         if top == "onnx" and package_of(module) != "voice.conversion":
             found.append(f"{where}: only the conversion may, which is a process of its own")
         if top == "sounddevice" and module != "voice.capture.portaudio":
@@ -184,6 +188,8 @@ def test_the_walk_sees_imports_inside_functions():
         ("voice.build", "from funasr import AutoModel", "only the adapters"),
         ("voice.daemon", "import importlib\nimportlib.import_module('torchaudio')", "only the adapters"),
         ("voice.recognition.streaming", "def f():\n    import torch", "only the torch adapters"),
+        ("voice.listening", "def f():\n    import websockets", "only recognition by a server"),
+        ("voice.build", "from voice.recognition.remote.server import Server", "only inside a function"),
         ("voice.recognition.sliced", "from voice.recognition.torch_engine import TorchEngine", "only the torch adapters"),
         ("voice.recognition.engine", "from voice.models.funasr_model import FunasrModel", "only the torch adapters"),
         ("voice.recognition.onnx_engine", "from voice.models.loader import load_model", "only the torch adapters"),

@@ -19,11 +19,13 @@ from voice.recognition.remote.protocol import (
     MAX_TEXT,
     ServerNonsense,
     Session,
+    TimedText,
     Transcription,
     as_pcm,
     hotword_text,
     start_message,
 )
+from voice.recognition.remote.recognizer import tokens_with_times
 from voice.recognition.remote.server import Server, ServerFailed, ServerSilent, explain
 from voice.recognition.remote.trouble import Trouble
 
@@ -283,6 +285,34 @@ def test_whatever_a_server_says_the_text_can_be_written(messages: list[dict[str,
         assert changed == (session.transcription.text != before)
         session.transcription.text.encode()
         assert len(session.transcription.times) <= len(messages) or session.transcription.times == ()
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+def tokens_of(text: str, times: tuple[tuple[int, int], ...], num_ms: int = 2_000) -> list[tuple[str, int, int]]:
+    found = tokens_with_times(Transcription((TimedText(text, times),)), 16_000, num_ms * 16)
+    assert all(token.confidence is None for token in found)
+    return [(token.text, token.start_sample // 16, token.end_sample // 16) for token in found]
+
+
+def test_each_character_and_each_word_has_its_time() -> None:
+    times = ((0, 100), (100, 300), (300, 500), (500, 700))
+    assert tokens_of("打开 WiFi，好。", times) == [("打", 1_000, 1_100), ("开", 1_100, 1_300), ("WiFi", 1_300, 1_500), ("好", 1_500, 1_700)]
+    assert tokens_of("hello, big world 3.5", times) == [
+        ("hello", 1_000, 1_100),
+        ("big", 1_100, 1_300),
+        ("world", 1_300, 1_500),
+        ("3.5", 1_500, 1_700),
+    ]
+
+
+def test_times_that_do_not_fit_the_text_are_left_out() -> None:
+    assert tokens_of("打开", ((0, 100),)) == []
+    assert tokens_of("打", ((0, 100), (100, 200))) == []
+    assert tokens_of("打", ((0, 2_501),)) == [], "it ends half a second after the utterance"
+    assert tokens_of("打", ((1_900, 2_400),)) == [("打", 2_900, 3_000)], "the last one may end in what the server added"
+    assert tokens_of("", ()) == []
 
 
 # --- trouble ---------------------------------------------------------------------------------------------------------

@@ -41,7 +41,7 @@ export interface ErrorEvent {
   /** One per utterance; an error that belongs to none gets its own. */
   trace_id: string;
   source: "voice.asr";
-  error_code: "audio_device_unavailable" | "audio_device_lost" | "audio_stalled" | "audio_overrun" | "audio_silent" | "audio_clipping" | "input_unreadable" | "infer_partial_failed" | "infer_final_failed" | "vad_failed" | "emotion_failed" | "punctuation_failed" | "hotword_repair_failed" | "number_format_failed" | "second_pass_failed" | "model_load_failed" | "config_invalid" | "control_invalid" | "record_failed" | "runtime_error";
+  error_code: "audio_device_unavailable" | "audio_device_lost" | "audio_stalled" | "audio_overrun" | "audio_silent" | "audio_clipping" | "input_unreadable" | "infer_partial_failed" | "infer_final_failed" | "vad_failed" | "emotion_failed" | "punctuation_failed" | "hotword_repair_failed" | "number_format_failed" | "second_pass_failed" | "engine_unavailable" | "model_load_failed" | "config_invalid" | "control_invalid" | "record_failed" | "runtime_error";
   /** 'Type: text'; never a traceback. */
   message: string;
   /** Lines of this process, from 1, without a gap. */
@@ -59,8 +59,8 @@ export interface FinalEvent {
   source: string;
   /** What to show: raw_text with punctuation and, where configured, numbers, repairs, second pass. */
   text: string;
-  /** Mean posterior of the tokens; 0 where there is none. */
-  confidence: number;
+  /** Mean posterior of the tokens; 0 where there is none; null where source is funasr.remote. */
+  confidence: number | null;
   /** Lines of this process, from 1, without a gap. */
   seq: number;
   /** First speech sample as decided, without pre-roll. */
@@ -109,8 +109,8 @@ export interface PartialEvent {
   source: string;
   /** What to show. */
   text: string;
-  /** Mean posterior of the tokens of raw_text. */
-  confidence: number;
+  /** Mean posterior of the tokens of raw_text; null where source is funasr.remote. */
+  confidence: number | null;
   /** Lines of this process, from 1, without a gap. */
   seq: number;
   /** First speech sample of the utterance. */
@@ -186,8 +186,8 @@ export interface TokenTime {
   start_ms: number;
   /** ms on the audio clock: 0 is the first sample the process captured. */
   end_ms: number;
-  /** Posterior of this token. */
-  confidence: number;
+  /** Posterior of this token; null where source is funasr.remote. */
+  confidence: number | null;
 }
 
 export interface Totals {

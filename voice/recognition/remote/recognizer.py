@@ -219,10 +219,10 @@ class RemoteStream:
         return True
 
     def _answer(self, transcription: Transcription) -> Hypothesis:
-        return Hypothesis(_tokens(transcription, self._first_sample, self.num_samples), given_text=transcription.text)
+        return Hypothesis(tokens_with_times(transcription, self._first_sample, self.num_samples), given_text=transcription.text)
 
 
-def _tokens(transcription: Transcription, first_sample: int, num_samples: int) -> tuple[Token, ...]:
+def tokens_with_times(transcription: Transcription, first_sample: int, num_samples: int) -> tuple[Token, ...]:
     """The characters and words of an answer with their times; nothing unless there is exactly one time for each, within the utterance."""
     times, texts = transcription.times, _units(without_marks(transcription.text))
     latest_ms = samples_to_ms(num_samples) + _LATEST_MS
