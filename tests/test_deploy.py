@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import configparser
 import plistlib
 import socket
@@ -10,8 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from harness import EXAMPLES, REPOSITORY, in_time, start_service
 
+from voice.config import load_settings
+from voice.flags import Parser, add_service_flags, settings_of
 from voice.process.service_manager import notify
 
 DEPLOY = REPOSITORY / "deploy"
@@ -103,3 +107,24 @@ def check_flags(entry: str, arguments: list[str]) -> None:
         [sys.executable, str(REPOSITORY / entry), "--help"], capture_output=True, text=True, check=True, timeout=60
     ).stdout
     assert all(option in usage for option in options(arguments))
+
+
+def test_the_compose_file_starts_a_server_and_three_daemons_with_flags_that_exist() -> None:
+    compose = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    server = compose["services"].pop("asr-server")
+    assert "ports" not in server, "plain speech stays within the network of compose"
+    assert server["volumes"][0].split(":")[0] in compose["volumes"]
+    assert len(compose["services"]) == 3
+    devices = set()
+    for daemon in compose["services"].values():
+        interpreter, entry, *flags = daemon["command"]
+        assert (interpreter, (REPOSITORY / entry).is_file()) == ("python", True)
+        parser = Parser()
+        add_service_flags(parser)
+        given = {name: value for name, value in vars(parser.parse_args(flags)).items() if value is not None}
+        settings = load_settings(settings_of(argparse.Namespace(**given)), environment=daemon["environment"])
+        assert settings.server == "ws://asr-server:10095"
+        assert not settings.recognizes_locally
+        assert "depends_on" in daemon
+        devices.add(settings.audio.device)
+    assert len(devices) == 3

@@ -15,6 +15,7 @@ from voice.commands.formats import (
     MAX_LINE_CHARACTERS,
     WRITERS,
     Event,
+    check_event,
     cues,
     cues_of,
     finals_of,
@@ -48,6 +49,14 @@ def final(text: str, *, raw: str | None = None, start_ms: int = 1_000, per_token
         "lost_ms": 0,
     }
     return {**event, **more}
+
+
+def test_what_a_server_recognised_has_no_confidence_and_perhaps_no_tokens() -> None:
+    event = check_event(final("今天。", confidence=None, tokens=[], end_ms=1_400))
+    (row,) = csv.DictReader(io.StringIO(table([event])))
+    assert (row["text"], row["confidence"]) == ("今天。", "")
+    (cue,) = cues(event)
+    assert (cue.text, cue.start_ms, cue.end_ms) == ("今天", event["start_ms"], event["end_ms"])
 
 
 def texts(event: Event) -> list[str]:

@@ -223,6 +223,17 @@ def body(text: str) -> str:
     return text[text.index("<body>") :]
 
 
+def test_what_a_server_recognised_has_no_confidence_on_the_page() -> None:
+    tokens = [{"text": "好", "start_ms": 0, "end_ms": 60, "confidence": None}]
+    events = [final("好。", confidence=None, tokens=tokens), final("你好。", confidence=None, tokens=[], trace_id="b")]
+    sessions = sessions_of(events)
+    assert [each.confidence for each in sessions[0].utterances] == [None, None]
+    text = body(page("talk.jsonl", sessions))
+    assert "你好。" in text
+    assert "None" not in text
+    assert "你好。" in body(page("talk.jsonl", sessions_of([*events, final("你好。", trace_id="c")])))
+
+
 def test_the_page_says_what_was_said_and_loads_nothing() -> None:
     text = page("talk.jsonl", sessions_of([final("你好吗？", emotion={"label": "happy", "confidence": 0.9}), error()]))
     assert "你好吗？" in body(text)

@@ -110,6 +110,11 @@ def test_a_final_stays_with_emotion_and_confidence() -> None:
     assert screen.line(80).plain.endswith("starting"), "the text so far is gone"
 
 
+def test_what_a_server_recognised_has_no_confidence() -> None:
+    (line,) = Screen().accept(final(confidence=None))
+    assert line.plain[8:] == "  好。"
+
+
 def test_an_error_is_said_in_words() -> None:
     error = {"type": "core.error_event", "ts": 0, "message": "AudioSilent: the microphone is muted", "recoverable": True}
     (line,) = Screen().accept(error)

@@ -63,7 +63,8 @@ class Partial(Event):
     """Text of an utterance that is still being spoken; each one replaces the one before."""
 
     text: str = ""
-    confidence: float = 0.0
+    confidence: float | None = 0.0
+    """None where a server recognised: it gives none."""
     stable_chars: int = 0
     start_ms: int = 0
     end_ms: int = 0
@@ -77,7 +78,8 @@ class Final(Event):
 
     text: str = ""
     raw_text: str = ""
-    confidence: float = 0.0
+    confidence: float | None = 0.0
+    """None where a server recognised: it gives none."""
     start_ms: int = 0
     end_ms: int = 0
     endpoint: str = ""

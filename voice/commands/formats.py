@@ -36,7 +36,7 @@ _NEEDED: dict[str, dict[str, Any]] = {
     _FINAL: {
         "trace_id": str,
         "text": str,
-        "confidence": int | float,
+        "confidence": (None, int | float),
         "emotion": (None, _LABEL),
         **_SPAN,
         "tokens": [{"text": str, "confidence": (None, int | float), **_SPAN}],

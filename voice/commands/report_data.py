@@ -40,7 +40,8 @@ class Utterance:
     end_ms: int
     text: str
     runs: tuple[Run, ...]
-    confidence: float
+    confidence: float | None
+    """None where a server recognised."""
     emotion: str | None
     rms_dbfs: float | None
     lost_ms: int

@@ -69,12 +69,13 @@ def page(title: str, sessions: Sequence[Session]) -> str:
         sessions: of it, perhaps none.
     """
     utterances = [each for session in sessions for each in session.utterances]
+    confidences = [each.confidence for each in utterances if each.confidence is not None]
     problems = [each for session in sessions for each in session.problems]
     latencies = [each.latency_ms for each in utterances if each.latency_ms is not None]
     partial_latencies = [each for session in sessions for each in session.partial_latencies_ms]
     pauses = [each for session in sessions for each in session.pauses_ms]
     charts = (
-        ("confidence of the utterances", chart(histogram([each.confidence for each in utterances], 0.05, 20), "")),
+        ("confidence of the utterances", chart(histogram(confidences, 0.05, 20), "")),
         ("pauses between utterances", chart(times_histogram(pauses), "ms")),
         ("from the end of speech to the final", chart(times_histogram(latencies), "ms")),
         ("from the audio to its partial", chart(times_histogram(partial_latencies), "ms")),
@@ -110,7 +111,7 @@ def timeline(session: Session) -> Drawing:
     rows = -(-length_ms // row_ms)
     bars: list[Bar] = []
     for each in session.utterances:
-        said = f"{audio_clock(each.start_ms)}  {each.text}  {_emotion(each.emotion)}  {each.confidence:.2f}"
+        said = f"{audio_clock(each.start_ms)}  {each.text}  {_emotion(each.emotion)}{_sureness(each.confidence)}"
         kind = f"{_emotion(each.emotion)}{' lost' if each.lost_ms else ''}"
         bars += _split(each.start_ms, max(each.end_ms, each.start_ms + 1), row_ms, kind, said)
     for problem in session.problems:
@@ -156,7 +157,7 @@ def _facts(
 ) -> list[tuple[str, str]]:
     """(name, value) of what stands at the top."""
     speech_ms = sum(each.duration_ms for each in utterances)
-    latency, confidence = median(latencies), median(each.confidence for each in utterances)
+    latency, confidence = median(latencies), median(each.confidence for each in utterances if each.confidence is not None)
     inputs = sorted({session.input for session in sessions if session.input})
     facts = [
         ("utterances", f"{len(utterances)}"),
@@ -168,6 +169,10 @@ def _facts(
         ("audio lost", f"{sum(session.lost_ms for session in sessions)} ms"),
     ]
     return facts + [("input", ", ".join(inputs))] * bool(inputs) + [("runs", f"{len(sessions)}")] * (len(sessions) > 1)
+
+
+def _sureness(confidence: float | None) -> str:
+    return "" if confidence is None else f"  {confidence:.2f}"
 
 
 def _emotion(label: str | None) -> str:

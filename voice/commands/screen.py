@@ -113,7 +113,8 @@ def _final_line(event: Event) -> Text:
     emotion = event.get("emotion")
     if emotion:
         line.append(f"  {emotion['label']}", style="cyan")
-    line.append(f"  {event['confidence']:.2f}", style="dim")
+    if event["confidence"] is not None:
+        line.append(f"  {event['confidence']:.2f}", style="dim")
     if event.get("lost_ms"):
         line.append(f"  {event['lost_ms']} ms of it lost", style="yellow")
     return line
