@@ -56,7 +56,7 @@ class Import:
     module: str
     line: int
     at_top: bool
-    """Outside of every function: it runs when the importer is imported."""
+    """Outside of every function, and not for types alone: it runs when the importer is imported."""
 
 
 def layer_of(module: str) -> int | None:
@@ -78,6 +78,7 @@ def imports_of(tree: ast.AST, module: str, modules: frozenset[str]) -> Iterator[
         id(node)
         for function in ast.walk(tree)
         if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        or (isinstance(function, ast.If) and ast.unparse(function.test) == "TYPE_CHECKING")
         for node in ast.walk(function)
     }
     for node in ast.walk(tree):

@@ -241,6 +241,34 @@ def test_many_recordings_on_a_server(tmp_path: Path) -> None:
         assert all(line in without_marks(text) for line in example(name)[1]), text
 
 
+def test_the_doctor_asks_the_server() -> None:
+    with RuntimeServer("cpp") as server:
+        assert doctor(server.url) == {"name": "server", "verdict": "ok", "text": f"{server.url} takes connections", "remedy": ""}
+    found = doctor(server.url)
+    assert found["verdict"] == "failed"
+    assert "cannot be reached" in found["text"]
+
+
+def doctor(url: str) -> dict[str, str]:
+    arguments = [sys.executable, "-m", "voice", "doctor", "--embedded", "--no-microphone", "--json", "--engine", url]
+    done = subprocess.run(arguments, capture_output=True, check=False, timeout=200, env=environment(), cwd=REPOSITORY)
+    (found,) = [each for each in json.loads(done.stdout) if each["name"] == "server"]
+    return dict(found)
+
+
+def test_a_run_without_a_server_imports_nothing_of_it() -> None:
+    planted = (
+        "import atexit\n"
+        "ours = ('websockets', 'voice.recognition.remote')\n"
+        "atexit.register(lambda: sys.stderr.write(f'IMPORTED {sorted(n for n in sys.modules if n.startswith(ours))}\\n'))"
+    )
+    local = run_service("streaming", "--input", example_path("temperature"), planted=planted)
+    assert "IMPORTED []" in local.stderr
+    with RuntimeServer("cpp") as server:
+        remote = run_service("streaming", *engine(server), "--input", example_path("temperature"), planted=planted)
+    assert "'voice.recognition.remote.connection'" in remote.stderr, "the test can fail"
+
+
 # --- servers that are away -------------------------------------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import structlog
@@ -43,6 +43,9 @@ from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
 from voice.recognition.torch_engine import TorchEngine
 from voice.transcript import has_marks
+
+if TYPE_CHECKING:
+    from voice.recognition.remote.connection import Connection
 
 log = structlog.get_logger()
 
@@ -178,18 +181,28 @@ def _remote_recognizer(settings: Settings, hotwords: HotwordList, local: Recogni
     """The server that recognises, with ``local`` in reserve; None where the settings name none. Nothing of it is imported then."""
     if settings.server is None:
         return None
+    from voice.recognition.remote.recognizer import RemoteRecognizer  # noqa: PLC0415 -- only where a server recognises
+
+    waiting = round(settings.engine.queue_sec * SAMPLE_RATE_HZ)
+    return RemoteRecognizer(connect(settings, settings.server), hotwords.current, max_waiting_samples=waiting, reserve=local)
+
+
+def connect(settings: Settings, url: str) -> Connection:
+    """The way to the server at ``url``, trusted as the settings say.
+
+    Raises:
+        ConfigInvalid: its certificates cannot be read.
+    """
     from voice.recognition.remote.connection import Connection  # noqa: PLC0415 -- only where a server recognises
-    from voice.recognition.remote.recognizer import RemoteRecognizer  # noqa: PLC0415
     from voice.recognition.remote.server import Server, tls_context  # noqa: PLC0415
 
     wanted = settings.engine
-    server = Server(settings.server, wanted.token, wanted.ca, wanted.insecure)
+    server = Server(url, wanted.token, wanted.ca, wanted.insecure)
     if wanted.insecure and server.is_encrypted:
         log.warning("engine_insecure", server=server.name, meaning="any certificate is taken: whoever is in between can listen")
     if not server.is_encrypted:
         log.warning("engine_not_encrypted", server=server.name, meaning="speech and token can be read on the way")
-    connection = Connection(server, tls_context(server), answer_sec=wanted.answer_sec, max_wait_sec=wanted.max_wait_sec)
-    return RemoteRecognizer(connection, hotwords.current, max_waiting_samples=round(wanted.queue_sec * SAMPLE_RATE_HZ), reserve=local)
+    return Connection(server, tls_context(server), answer_sec=wanted.answer_sec, max_wait_sec=wanted.max_wait_sec)
 
 
 def _warm_fsmn(model: FunasrModel) -> FsmnVad:

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from voice.audio import NO_SAMPLES, SAMPLE_RATE_HZ, Samples
+from voice.build import connect
 from voice.capture.microphone_list import find_sources
 from voice.capture.portaudio import import_sounddevice
 from voice.capture.resample import Resampler
@@ -45,6 +46,7 @@ from voice.process.logs import configure_logs
 EXIT_FAILED = 1
 _LISTEN_SEC = 3.0
 _OPEN_SEC = 6.0
+_LOOK_SEC = 0.05
 _EXAMPLE = "temperature"
 _MARKS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "failed": ("✗", "red")}
 _OUR_FLAGS = ("json", "no_microphone")
@@ -94,6 +96,8 @@ def _findings(settings: Settings, *, microphone: bool) -> Iterator[Finding]:
     yield from _check_models()
     for use, name in wanted_models(settings):
         yield _guarded(f"model for {use}", lambda use=use, name=name: _check_wanted(use, name, settings.model.hub))  # type: ignore[misc]
+    if settings.server is not None:
+        yield _guarded("server", lambda: _check_server(settings, settings.server or ""))
     for mode in ("streaming", "sliced"):
         for engine in ("onnx", "torch"):
             yield _guarded(f"{mode}, {engine}", lambda mode=mode, engine=engine: _check_decoding(mode, engine))  # type: ignore[misc]
@@ -105,6 +109,24 @@ def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
         return check()
     except Exception as error:  # noqa: BLE001 -- it must report, not break
         return Finding(name, "failed", describe(error), "reinstall: pip install --force-reinstall, or `make clean demo` in a checkout")
+
+
+def _check_server(settings: Settings, url: str) -> Finding:
+    """Whether the server that recognises takes connections."""
+    try:
+        connection = connect(settings, url)
+    except ConfigInvalid as error:
+        return Finding("server", "failed", str(error), "correct the setting")
+    deadline = time.monotonic() + _OPEN_SEC
+    problems: list[str] = []
+    while not connection.is_connected and not problems and time.monotonic() < deadline:
+        time.sleep(_LOOK_SEC)
+        problems = connection.take_problems()
+    is_connected = connection.is_connected
+    connection.close()
+    if is_connected:
+        return Finding("server", "ok", f"{url.partition('?')[0]} takes connections")
+    return Finding("server", "failed", (problems or [f": {url.partition('?')[0]} does not answer"])[0].partition(": ")[2], "docs/remote.md")
 
 
 def _check_port_audio() -> Finding:

@@ -83,6 +83,11 @@ class Connection:
         """Any thread: whether a problem was told and is not over."""
         return self._trouble.is_told
 
+    @property
+    def is_connected(self) -> bool:
+        """Any thread: whether the connection stands."""
+        return self._trouble.stands
+
     def open(self, name: str, hotwords: str) -> RemoteUtterance:
         """Worker: begin an utterance; it is sent when those before it are answered."""
         utterance = RemoteUtterance(name, hotwords, self._call)

@@ -30,6 +30,11 @@ class Trouble:
         self._connected_since: float | None = None
         self._needed_sec = _GRACE_SEC
 
+    @property
+    def stands(self) -> bool:
+        """Whether the connection stands."""
+        return self._connected_since is not None
+
     def connected(self, now: float) -> None:
         """The connection stands."""
         self._was_connected, self._connected_since = True, now
