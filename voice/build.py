@@ -7,9 +7,9 @@ instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import structlog
@@ -25,7 +25,7 @@ from voice.finalization.finalizer import Finalizer, SecondPass, TextStep
 from voice.finalization.hotword_repair import HotwordRepair
 from voice.finalization.number_format import NumberFormat
 from voice.finalization.punctuation import CtTransformer, OnnxPunctuation, create_punctuator
-from voice.hotword_list import HotwordList
+from voice.hotword_list import Hotword, HotwordList
 from voice.losses import LossLedger
 from voice.models.converted import OnnxModel
 from voice.models.directory import blaming
@@ -42,6 +42,9 @@ from voice.recognition.second_pass import SamePass
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
 from voice.recognition.torch_engine import TorchEngine
+
+if TYPE_CHECKING:
+    from voice.wake import WakeGate
 
 log = structlog.get_logger()
 
@@ -79,24 +82,40 @@ def build_pipeline(
 
     Raises:
         ModelLoadFailed: recognition or voice activity cannot work with its weights.
+        ConfigInvalid: the model cannot write a wake word.
     """
     problems = list(models.problems)
     engine = _usable(models.recognition, lambda loaded: create_engine(loaded, settings.model.temperature))
+    gate = _wake_gate(settings, keep) if settings.wake.words else None
+    preferred = _with_wake_words(settings, hotwords, engine.vocabulary.tokens) if gate else hotwords.current
     vad: VoiceActivity = SileroVad() if models.vad is None else _usable(models.vad, _warm_fsmn)
     punctuator = _optional(models.punctuation, create_punctuator, problems)
     emotion = _optional(models.emotion, lambda loaded: _emotion_labeller(loaded, settings), problems)
     second_pass: SecondPass | None
     if is_same_weights(settings):
-        second_pass = SamePass(engine, HotwordGraphs(hotwords.current, engine.vocabulary.tokens))
+        second_pass = SamePass(engine, HotwordGraphs(preferred, engine.vocabulary.tokens))
     else:
-        second_pass = _optional(
-            models.second_pass, lambda loaded: OfflinePass(loaded, HotwordGraphs(hotwords.current, loaded.tokens)), problems
-        )
-    recognizer = build_recognizer(settings, mode, engine, HotwordGraphs(hotwords.current, engine.vocabulary.tokens))
+        second_pass = _optional(models.second_pass, lambda loaded: OfflinePass(loaded, HotwordGraphs(preferred, loaded.tokens)), problems)
+    recognizer = build_recognizer(settings, mode, engine, HotwordGraphs(preferred, engine.vocabulary.tokens))
     _usable(models.recognition, lambda _: _warm_up(recognizer))
     steps = _text_steps(settings, hotwords, punctuator)
-    finalizer = Finalizer(steps, [emotion] if emotion else [], second_pass, max_wait_sec=_max_wait_sec(settings))
-    pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, ledger=ledger, new_trace_id=new_trace_id, keep=keep)
+    finalizer = Finalizer(
+        steps,
+        [emotion] if emotion else [],
+        second_pass,
+        max_wait_sec=_max_wait_sec(settings),
+        wants_labels=gate.wants_labels if gate else None,
+    )
+    pipeline = Pipeline(
+        _pipeline_settings(settings),
+        vad,
+        recognizer,
+        finalizer,
+        ledger=ledger,
+        new_trace_id=new_trace_id,
+        keep=gate.keep if gate else keep,
+        gate=gate,
+    )
     log.info(
         "pipeline_built",
         recognition=str(models.recognition.directory),
@@ -108,6 +127,23 @@ def build_pipeline(
         emotion=emotion is not None,
     )
     return Built(pipeline, tuple(problems))
+
+
+def _wake_gate(settings: Settings, keep: Callable[[str, Samples], None] | None) -> WakeGate:
+    from voice.wake import WakeGate  # noqa: PLC0415 -- only with wake words
+    from voice.wake_words import WakeWords  # noqa: PLC0415 -- likewise
+
+    wake = settings.wake
+    return WakeGate(WakeWords(wake.words, tones=wake.tones), round(wake.listen_sec * 1000), keep)
+
+
+def _with_wake_words(settings: Settings, hotwords: HotwordList, vocabulary: Sequence[str]) -> Callable[[], tuple[Hotword, ...]]:
+    """The hotwords of the decoder: the user's, and the wake words."""
+    from voice.wake_bias import WithWakeWords, spellings  # noqa: PLC0415 -- only with wake words
+
+    wake = settings.wake
+    spelt = spellings(wake.words, vocabulary, tones=wake.tones, weight=wake.weight)
+    return WithWakeWords(hotwords.current, spelt).current if wake.weight else hotwords.current
 
 
 def create_engine(model: FunasrModel | OnnxModel, temperature: float) -> Engine:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+import re
 import reprlib
 import types
 import typing
@@ -30,6 +31,7 @@ from voice.yaml_file import MAX_DEPTH, read_mapping
 DEFAULT_PATH = DATA / "config" / "default.yaml"
 ENV_PREFIX = "VOICE_ASR__"
 _HERE = "{here}/"
+_WAKE_WORD = re.compile(r"[\u4e00-\u9fffA-Za-z' ]+")
 _FRAME_SEC = 0.06
 """Length of one frame of ``chunk_size``."""
 
@@ -153,6 +155,25 @@ class RecordSettings(Section):
     max_mb: Annotated[int, Field(ge=1, le=10_000_000)]
 
 
+class WakeSettings(Section):
+    """``wake``"""
+
+    words: Annotated[tuple[str, ...], Field(max_length=10)]
+    tones: bool
+    listen_sec: Annotated[float, Field(ge=0, le=3_600)]
+    weight: Annotated[float, Field(ge=0, le=100)]
+
+    @field_validator("words")
+    @classmethod
+    def _check_words(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        """Take what can be spoken and is no single syllable."""
+        wrong = [word for word in words if not _WAKE_WORD.fullmatch(word) or not 2 <= sum(letter not in "' " for letter in word) <= 32]
+        if wrong:
+            lines = [f"wake.words: {_show(word)} is not allowed; allowed: 2 to 32 Chinese characters or Latin letters" for word in wrong]
+            raise PydanticCustomError("rules", "{text}", {"text": "\n".join(lines)})
+        return tuple(dict.fromkeys(words))
+
+
 class OutputSettings(Section):
     """``output``"""
 
@@ -187,6 +208,7 @@ class Settings(Section):
     streaming: StreamingSettings
     final: FinalSettings
     emotion: EmotionSettings
+    wake: WakeSettings
     output: OutputSettings
     record: RecordSettings
     log: LogSettings

@@ -137,7 +137,7 @@ class Utterance:
         self._recognizer = recognizer
         self._finalizer = finalizer
         self._stream: RecognizerStream | None = None
-        self._shown = Hypothesis()
+        self.heard = self._shown = Hypothesis()
         self._kept: tuple[Token, ...] = ()
         self._preparation: _Preparation | None = None
         self._hypothesis = Hypothesis()
@@ -159,7 +159,7 @@ class Utterance:
             self._stream = self._recognizer.create_stream(self.audio_start)
         if not (self._stream.accept(samples, provisional=provisional) or (preview and self._stream.preview())):
             return None
-        hypothesis = _joined(self._kept, self._stream.hypothesis())
+        hypothesis = self.heard = _joined(self._kept, self._stream.hypothesis())
         if not hypothesis.text or hypothesis.text == self._shown.text:
             return None
         event = partial_event(self.trace_id, self._recognizer.source, hypothesis, self.start_sample, self._stream.decoded_until)
