@@ -73,19 +73,22 @@ def spellings(words: Sequence[str], vocabulary: Sequence[str], *, tones: bool, w
 
 
 def _choices(character: str, token_ids: dict[str, int], *, tones: bool) -> list[str]:
-    """The character, where the model can write it, or those that sound like it, the same tone first; none where there are none."""
+    """The character, where the model can write it, or those that sound like it, the closest first; none where there are none."""
     readings = syllables(character)
     if character in token_ids or not readings:  # Latin letters and blanks are looked up by the word
         return [character]
-    alike = [token for token in token_ids if len(token) == 1 and set(readings) & set(syllables(token))]
-    if tones:
-        return alike
-    bare = _without_tones(readings)
-    return alike + [token for token in token_ids if len(token) == 1 and token not in alike and bare & _without_tones(syllables(token))]
+    wanted = _sounds(readings, tones=tones)
+    alike = [token for token in token_ids if len(token) == 1 and wanted & _sounds(syllables(token), tones=tones)]
+    return sorted(alike, key=lambda token: _distance(readings[0], syllables(token)[0]))
 
 
-def _without_tones(readings: Sequence[str]) -> set[str]:
-    return {reading.rstrip("12345") for reading in readings}
+def _sounds(readings: Sequence[str], *, tones: bool) -> set[str]:
+    return {reading if tones else reading.rstrip("12345") for reading in readings}
+
+
+def _distance(one: str, other: str) -> int:
+    """How far apart the usual readings of two characters are: 0 with the same tone, 1 with another, 2 where they sound otherwise."""
+    return 0 if one == other else 1 if one[:-1] == other[:-1] else 2
 
 
 def _products(choices: Sequence[Sequence[str]]) -> list[str]:
