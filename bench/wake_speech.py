@@ -1,8 +1,8 @@
 """Speech with wake words, for wake_words.py: `python bench/wake_speech.py 小智小智 你好小美`.
 
-It runs in the synthesis environment of make embedded-models. For each word 100 utterances of two synthesizers, in many voices, at many speeds and pitches: every other one the word alone, the others the
-word and a command behind it, with a pause of 0 to 0.5 s between. Each is a WAV file of 16 kHz under .cache/wake/WORD, with `index.json`
-(text and voice of each).
+It runs in the synthesis environment of make embedded-models. For each word 100 utterances of two synthesizers, in many voices, at many
+speeds and pitches: every other one the word alone, the others the word and a command behind it, with a pause of 0 to 0.5 s between. Each is
+a WAV file of 16 kHz under .cache/wake/WORD, with `index.json` (text and voice of each).
 """
 
 from __future__ import annotations

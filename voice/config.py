@@ -166,7 +166,8 @@ class WakeSettings(Section):
     @field_validator("words")
     @classmethod
     def _check_words(cls, words: tuple[str, ...]) -> tuple[str, ...]:
-        """Take what can be spoken and is no single syllable."""
+        """Take what can be spoken and is no single syllable; where the locale is no UTF-8, its bytes came as surrogates."""
+        words = tuple(word.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for word in words)
         wrong = [word for word in words if not _WAKE_WORD.fullmatch(word) or not 2 <= sum(letter not in "' " for letter in word) <= 32]
         if wrong:
             lines = [f"wake.words: {_show(word)} is not allowed; allowed: 2 to 32 Chinese characters or Latin letters" for word in wrong]

@@ -160,17 +160,18 @@ class WakeGate:
         return self._utterance
 
     def _admit_partial(self, event: PartialEvent, heard: Heard | None, *, ends: bool) -> Iterator[AnyEvent]:
-        """Decide by what is committed; ``ends``: the final is among the events, too, and decides."""
+        """Decide by what is committed; ``ends``: the final is among the events, too, and knows the word's times."""
         utterance = self._of(event)
-        if utterance.state is _State.UNDECIDED and not ends:
+        if utterance.state is _State.UNDECIDED:
             found = self._words.look(event.raw_text[: event.stable_chars], ended=False)
-            yield from self._decide(utterance, found, event.start_ms, event.raw_text, _times_of(event, heard))
+            if not (ends and isinstance(found, Match)):
+                yield from self._decide(utterance, found, event.start_ms, event.raw_text, _times_of(event, heard))
         if utterance.state is _State.PASSING:
             yield event
         elif utterance.state is _State.WOKEN and utterance.match:
             yield from self._without_word(event, utterance.match)
         elif utterance.state is _State.UNDECIDED:
-            if utterance.open and not ends and self._words.look(event.raw_text, ended=False) is NoMatch.ABSENT:
+            if utterance.open and self._words.look(event.raw_text, ended=False) is NoMatch.ABSENT:
                 utterance.partial = None
                 yield event.model_copy(update={"stable_chars": 0})  # shown at once, and taken back should it become a word after all
             else:
