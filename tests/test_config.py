@@ -91,6 +91,10 @@ def uncommented_keys(text: str) -> tuple[set[str], list[str]]:
     return keys, bare
 
 
+def test_a_wake_word_in_a_locale_that_is_no_utf_8_is_read_as_utf_8():
+    assert load({"wake": {"words": ["小智".encode().decode("ascii", "surrogateescape")]}}).wake.words == ("小智",)
+
+
 def test_a_wake_word_that_is_given_twice_counts_once():
     assert load({"wake": {"words": ["小智小智", "hey siri", "小智小智"]}}).wake.words == ("小智小智", "hey siri")
 
@@ -224,7 +228,7 @@ def test_every_problem_of_every_layer_is_listed_with_its_key_and_what_is_allowed
         ({"wake": {"words": "小智小智"}}, "wake.words", "[text, ...]"),
         *(
             ({"wake": {"words": [word]}}, "wake.words", "2 to 32 Chinese characters or Latin letters")
-            for word in ("小", "", " ", "' '", "小智1号", "小，智", "智" * 33, "小\n智", "ab\0")
+            for word in ("小", "", " ", "' '", "小智1号", "小，智", "智" * 33, "小\n智", "ab\0", "\ud800\ud800")
         ),
     ],
 )

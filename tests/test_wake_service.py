@@ -106,7 +106,8 @@ def test_a_word_that_the_model_cannot_write_is_one_error_event_and_exit_2(words:
 def test_a_word_of_one_syllable_is_refused_at_once() -> None:
     result = run_service("streaming", "--input", TWO, "--wake-word", "小")
     assert (result.returncode, result.events) == (2, [])
-    assert result.stderr == "error: wake.words: '小' is not allowed; allowed: 2 to 32 Chinese characters or Latin letters\n"
+    shown = "小".encode("ascii", "backslashreplace").decode()  # stderr is no UTF-8 here
+    assert result.stderr == f"error: wake.words: '{shown}' is not allowed; allowed: 2 to 32 Chinese characters or Latin letters\n"
 
 
 @MODES

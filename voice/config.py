@@ -31,7 +31,7 @@ from voice.yaml_file import MAX_DEPTH, read_mapping
 DEFAULT_PATH = DATA / "config" / "default.yaml"
 ENV_PREFIX = "VOICE_ASR__"
 _HERE = "{here}/"
-_WAKE_WORD = re.compile(r"[\u4e00-\u9fffA-Za-z' ]+")
+_WAKE_WORD = re.compile(r"[' ]*([\u4e00-\u9fffA-Za-z][' ]*){2,32}")
 _FRAME_SEC = 0.06
 """Length of one frame of ``chunk_size``."""
 
@@ -167,8 +167,8 @@ class WakeSettings(Section):
     @classmethod
     def _check_words(cls, words: tuple[str, ...]) -> tuple[str, ...]:
         """Take what can be spoken and is no single syllable; where the locale is no UTF-8, its bytes came as surrogates."""
-        words = tuple(word.encode("utf-8", "surrogateescape").decode("utf-8", "replace") for word in words)
-        wrong = [word for word in words if not _WAKE_WORD.fullmatch(word) or not 2 <= sum(letter not in "' " for letter in word) <= 32]
+        words = tuple(_as_utf8(word) for word in words)
+        wrong = [word for word in words if not _WAKE_WORD.fullmatch(word)]
         if wrong:
             lines = [f"wake.words: {_show(word)} is not allowed; allowed: 2 to 32 Chinese characters or Latin letters" for word in wrong]
             raise PydanticCustomError("rules", "{text}", {"text": "\n".join(lines)})
@@ -398,6 +398,14 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
             _merge(below[key], value)
         else:
             below[key] = copy.deepcopy(value)
+
+
+def _as_utf8(text: str) -> str:
+    """A text whose bytes Python read as surrogates, because the locale is no UTF-8; any other as it is."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return text
 
 
 def _show(value: object) -> str:
