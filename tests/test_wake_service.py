@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from harness import ENTRIES, EXAMPLES, Result, example, of_type, run_service, start_service
+from harness import ENTRIES, EXAMPLES, REPOSITORY, Result, environment, example, of_type, run_service, start_service
 
 pytestmark = pytest.mark.slow
 
@@ -117,6 +118,18 @@ def test_without_wake_words_none_of_their_modules_is_imported(mode: str) -> None
     assert "unwoken_utterances" not in last_totals(result)
     woken = run_service(mode, "--input", TWO, "--wake-word", "今天", planted=IMPORTED)
     assert "'voice.wake'" in woken.stderr
+
+
+def test_a_transcription_of_a_file_is_whole_whatever_the_wake_words() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "voice", "transcribe", TWO, "--embedded", "--no-emotion", "-f", "txt", "-o", "-"],
+        cwd=REPOSITORY,
+        env=environment(PYTHONIOENCODING="utf-8", VOICE_ASR__WAKE__WORDS='["你好小美"]'),
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
+    assert result.stdout == f"{WEATHER}？\n{ALARM}。\n"
 
 
 def test_the_users_hotword_file_is_still_read_while_the_service_runs(tmp_path: Path) -> None:
