@@ -56,16 +56,17 @@ class _Unit:
 class WakeWords:
     """The wake words of a run."""
 
-    def __init__(self, words: Sequence[str], *, tones: bool) -> None:
+    def __init__(self, words: Sequence[str], *, tones: bool, fillers: Sequence[str] = FILLERS) -> None:
         """Take the words.
 
         Args:
             words: Chinese characters, Latin letters and blanks, at least one letter each.
             tones: whether a syllable must have the tone of the word's, too.
+            fillers: what may stand before a word.
         """
         self._tones = tones
         self._words = [(word, self._units(word)) for word in words]
-        self._fillers = [list(filler) for filler in FILLERS]
+        self._fillers = [list(filler) for filler in fillers]
 
     def look(self, text: str, *, ended: bool) -> Match | NoMatch:
         """Whether a text begins with one of the words; of several the longest.
