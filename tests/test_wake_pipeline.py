@@ -19,7 +19,7 @@ from voice.audio import Samples, ms_to_samples
 from voice.finalization.finalizer import Finalizer
 from voice.listening import Listening
 from voice.losses import LossLedger
-from voice.output.events import AnyEvent, EmotionEvent
+from voice.output.events import AnyEvent, EmotionEvent, WakeEvent
 from voice.pipeline import Pipeline, PipelineSettings
 from voice.process.stop import StopRequest
 from voice.transcript import Emotion, Hypothesis, Token, Transcript
@@ -179,6 +179,9 @@ def test_the_word_is_told_before_the_utterance_ends() -> None:
         events += pipeline.process(block(audio[start : start + 1_600]))
     kinds = [event.type for event in events]
     assert kinds[:3] == ["voice.speech.started", "voice.wake", "voice.asr_text.partial"]
+    wake = events[1]
+    assert isinstance(wake, WakeEvent)
+    assert (wake.start_ms, wake.end_ms) == (692, 2_692)  # four tokens of 0.5 s; 992 ms is the first window of speech, 300 ms the pre-roll
     assert pipeline.in_utterance
 
 

@@ -46,7 +46,10 @@ def rest(words: WakeWords, text: str) -> str:
         ("小智打开灯", None),
         ("打开小智小智", None),
         ("小市小市", None),
-        ("3小智小智", None),
+        ("以小智小智", "小智小智"),
+        ("小小智小智", "小智小智"),
+        ("3小智小智", "小智小智"),
+        ("以以小智小智", None),
         ("", None),
         ("。", None),
     ],
@@ -62,8 +65,18 @@ def test_with_tones_a_syllable_of_another_tone_is_another_word() -> None:
 
 
 def test_a_character_with_several_readings_has_each_of_them() -> None:
+    """Those of the word all count, of the text the usual one, and a character is like itself."""
     assert word_in(WakeWords(["音乐"], tones=True), "阴月") == "音乐"
-    assert word_in(WakeWords(["快乐"], tones=True), "快勒") == "快乐"
+    assert word_in(WakeWords(["音乐"], tones=True), "音乐") == "音乐"
+    assert word_in(WakeWords(["语音"], tones=False), "语言") is None
+    assert word_in(WakeWords(["说着"], tones=False), "说桌") == "说着"
+    assert word_in(WakeWords(["说桌"], tones=False), "说着") is None
+
+
+def test_before_a_short_word_nothing_may_stand() -> None:
+    words = WakeWords(["小美"], tones=False)
+    assert word_in(words, "以小美") is None
+    assert words.look("以", ended=False) is ABSENT
 
 
 @pytest.mark.parametrize(
@@ -121,8 +134,9 @@ def test_a_latin_word_ends_where_its_letters_end() -> None:
 
 @pytest.mark.parametrize(
     ("text", "answer"),
-    [("", UNDECIDED), ("小", UNDECIDED), ("小智小", UNDECIDED), ("小区", ABSENT), ("打", ABSENT), ("嗯", UNDECIDED), ("那", UNDECIDED),
-     ("那里", ABSENT), ("嗯嗯", UNDECIDED), ("嗯嗯嗯", ABSENT), ("嗯小区", ABSENT), ("你", UNDECIDED), ("9", UNDECIDED), ("9度", ABSENT)],
+    [("", UNDECIDED), ("小", UNDECIDED), ("小智小", UNDECIDED), ("小区", ABSENT), ("打", UNDECIDED), ("打开", ABSENT), ("打小", UNDECIDED),
+     ("打小区", ABSENT), ("嗯", UNDECIDED), ("那", UNDECIDED), ("那里", ABSENT), ("嗯嗯", UNDECIDED), ("嗯嗯嗯", ABSENT),
+     ("嗯小区", ABSENT), ("你", UNDECIDED), ("9", UNDECIDED), ("9度", ABSENT)],
 )  # fmt: skip
 def test_the_beginning_of_a_word_is_undecided(text: str, answer: NoMatch) -> None:
     assert WORDS.look(text, ended=False) is answer

@@ -15,6 +15,7 @@ from voice.errors import ConfigInvalid
 from voice.hotword_list import Hotword
 from voice.pinyin import syllables
 from voice.recognition.hotwords import spell
+from voice.wake_words import sounds
 
 _MOST_SPELLINGS = 64
 """Of one word."""
@@ -74,16 +75,11 @@ def spellings(words: Sequence[str], vocabulary: Sequence[str], *, tones: bool, w
 
 def _choices(character: str, token_ids: dict[str, int], *, tones: bool) -> list[str]:
     """The character, where the model can write it, or those that sound like it, the closest first; none where there are none."""
-    readings = syllables(character)
-    if character in token_ids or not readings:  # Latin letters and blanks are looked up by the word
+    wanted = sounds(character, tones=tones)
+    if character in token_ids or not wanted:  # Latin letters and blanks are looked up by the word
         return [character]
-    wanted = _sounds(readings, tones=tones)
-    alike = [token for token in token_ids if len(token) == 1 and wanted & _sounds(syllables(token), tones=tones)]
-    return sorted(alike, key=lambda token: _distance(readings[0], syllables(token)[0]))
-
-
-def _sounds(readings: Sequence[str], *, tones: bool) -> set[str]:
-    return {reading if tones else reading.rstrip("12345") for reading in readings}
+    alike = [token for token in token_ids if set(sounds(token, tones=tones)[:1]) & set(wanted)]
+    return sorted(alike, key=lambda token: _distance(syllables(character)[0], syllables(token)[0]))
 
 
 def _distance(one: str, other: str) -> int:

@@ -1,7 +1,8 @@
 """Whether a text begins with a wake word: text -> ``Match``, or why there is none.
 
-Chinese characters are compared by their sound, because a recogniser writes a name with any characters that sound like it. Latin words are
-compared letter by letter, case ignored. Fillers may stand before the word. No state but the words. Any thread. Raises nothing.
+Chinese characters are compared by their sound, because a recogniser writes a name with any characters that sound like it: by the usual
+reading of the text's character, and each reading of the word's (the rare ones are too many: 言 may be read as 音). Latin words are compared
+letter by letter, case ignored. Fillers may stand before the word. No state but the words. Any thread. Raises nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from voice.pinyin import syllables
 FILLERS: tuple[str, ...] = ("嗯", "啊", "哎", "唉", "诶", "呃", "哦", "喂", "那个", "这个", "就是")
 """What may stand before a wake word: people hesitate, and call. Their characters are compared, not their sound."""
 _MOST_FILLERS = 2
+_LONG = 4
+"""Units. Before a word of so many, any one other unit may stand: recognisers write a breath as a syllable (bench/README.md)."""
 _UNIT = re.compile(r"[A-Za-z']+|\d+|[^\W\d_]")
 """A Latin word, a number, or one other letter; what stands between them is skipped."""
 
@@ -44,7 +47,8 @@ class Match:
 @dataclass(frozen=True, slots=True)
 class _Unit:
     text: str
-    sounds: frozenset[str]
+    sounds: tuple[str, ...]
+    """The usual one first."""
     start: int
     end: int
 
@@ -81,8 +85,8 @@ class WakeWords:
         found: list[Match] = []
         undecided = False
         starts, can_be_filler = self._starts(units)
-        for start in starts:
-            for word, wanted in self._words:
+        for word, wanted in self._words:
+            for start in starts | {1} if units and len(wanted) >= _LONG else starts:
                 same = _same_beginning(wanted, units[start:])
                 if same == len(wanted):
                     found.append(Match(word, start, start + same))
@@ -109,9 +113,8 @@ class WakeWords:
     def _units(self, text: str) -> list[_Unit]:
         return [_Unit(found[0], self._sounds(found[0]), *found.span()) for found in _UNIT.finditer(text)]
 
-    def _sounds(self, unit: str) -> frozenset[str]:
-        readings = syllables(unit) if len(unit) == 1 else ()
-        return frozenset(reading if self._tones else reading.rstrip("12345") for reading in readings) or frozenset((unit.lower(),))
+    def _sounds(self, unit: str) -> tuple[str, ...]:
+        return sounds(unit, tones=self._tones) or (unit.lower(),)
 
     def _starts(self, units: Sequence[_Unit]) -> tuple[set[int], bool]:
         """Where a word may begin: at once, or behind fillers; and whether the text ends within what may become a filler."""
@@ -131,11 +134,17 @@ class WakeWords:
         return starts, open_ended
 
 
+def sounds(unit: str, *, tones: bool) -> tuple[str, ...]:
+    """How a character may sound, the usual reading first; nothing of what is no Chinese character."""
+    readings = syllables(unit) if len(unit) == 1 else ()
+    return readings if tones else tuple(reading.rstrip("12345") for reading in readings)
+
+
 def _same_beginning(wanted: Sequence[_Unit], units: Sequence[_Unit]) -> int:
     """How many units at the beginning of both sound alike."""
     same = 0
     for one, other in zip(wanted, units, strict=False):
-        if not one.sounds & other.sounds:
+        if other.sounds[0] not in one.sounds and other.text != one.text:
             break
         same += 1
     return same
