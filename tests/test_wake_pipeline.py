@@ -142,7 +142,7 @@ def test_without_a_gate_the_totals_have_no_such_key() -> None:
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.integers(1, 40_000), min_size=1, max_size=20), st.sampled_from([1, 8]), st.booleans())
+@given(st.lists(st.integers(200, 100_000), min_size=1, max_size=20), st.sampled_from([1, 8]), st.booleans())
 def test_blocks_of_any_sizes_let_the_same_pass(sizes: list[int], listen_sec: int, prepares: bool) -> None:
     chosen = SETTINGS if prepares else AT_THE_END
     labellers = [CountingLabeller(), CountingLabeller()]
@@ -153,15 +153,18 @@ def test_blocks_of_any_sizes_let_the_same_pass(sizes: list[int], listen_sec: int
         pipeline, _ = gated(*TEXTS, listen_sec=listen_sec, keep=keep, labeller=labeller, pipeline_settings=chosen)
         events = run(pipeline, AUDIO, blocks)
         wanted = [event for event in events if not event["type"].endswith(("partial", "started", "ended"))]
-        results.append((wanted, pipeline.totals))
+        results.append((wanted, pipeline.totals, labeller.heard))
     assert results[0] == results[1]
     assert kept[0] == kept[1] == [event["trace_id"] for event in of_type(results[0][0], "final")]
 
 
-def test_the_side_models_hear_only_what_passes() -> None:
+@pytest.mark.parametrize(("listen_sec", "num_finals"), [(1, 2), (8, 4)])
+@pytest.mark.parametrize("size", [1_600, len(AUDIO)])
+def test_the_side_models_hear_only_what_passes(size: int, listen_sec: int, num_finals: int) -> None:
     labeller = CountingLabeller()
-    pipeline, _ = gated(*TEXTS, listen_sec=1, labeller=labeller, pipeline_settings=AT_THE_END)
-    finals = of_type(run(pipeline, AUDIO), "final")
+    pipeline, _ = gated(*TEXTS, listen_sec=listen_sec, labeller=labeller, pipeline_settings=AT_THE_END)
+    finals = of_type(run(pipeline, AUDIO, itertools.repeat(size)), "final")
+    assert len(finals) == num_finals
     assert [ms_to_samples(final["end_ms"]) for final in finals] == labeller.heard
 
 

@@ -8,6 +8,7 @@ letter by letter, case ignored. Fillers may stand before the word. No state but 
 from __future__ import annotations
 
 import enum
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,6 +72,9 @@ class WakeWords:
         self._tones = tones
         self._words = [(word, self._units(word)) for word in words]
         self._fillers = [list(filler) for filler in fillers]
+        longest = max((len(units) for _, units in self._words), default=0)
+        self._most_units = longest + _MOST_FILLERS * max(map(len, fillers), default=0) + 1
+        """So many units of a text decide."""
 
     def look(self, text: str, *, ended: bool) -> Match | NoMatch:
         """Whether a text begins with one of the words; of several the longest.
@@ -79,7 +83,7 @@ class WakeWords:
             text: what was recognised, with or without marks.
             ended: whether this is the whole text. Else more may follow, and the answer holds for each text that begins with this one.
         """
-        units = self._units(text)
+        units = self._units(text, self._most_units)
         if not ended and units and units[-1].is_latin and units[-1].end == len(text):
             units.pop()  # the word, or the number, may go on
         found: list[Match] = []
@@ -98,20 +102,21 @@ class WakeWords:
 
     def num_units(self, text: str) -> int:
         """Units of a text."""
-        return len(self._units(text))
+        return sum(1 for _ in _UNIT.finditer(text))
 
     def span(self, text: str, match: Match) -> tuple[int, int]:
         """The code points of a text that a match takes: the index of the word's first one, and the one after its last."""
-        units = self._units(text)[: match.end_unit]
+        units = self._units(text, match.end_unit)
         return units[match.first_unit].start, units[-1].end
 
     def cut(self, text: str, num_units: int) -> int:
         """The index of the first code point that is left when so many units, and the marks and blanks behind them, are taken away."""
-        units = self._units(text)
+        units = self._units(text, num_units + 1)
         return units[num_units].start if num_units < len(units) else len(text)
 
-    def _units(self, text: str) -> list[_Unit]:
-        return [_Unit(found[0], self._sounds(found[0]), *found.span()) for found in _UNIT.finditer(text)]
+    def _units(self, text: str, most: int | None = None) -> list[_Unit]:
+        """The first units of a text."""
+        return [_Unit(found[0], self._sounds(found[0]), *found.span()) for found in itertools.islice(_UNIT.finditer(text), most)]
 
     def _sounds(self, unit: str) -> tuple[str, ...]:
         return sounds(unit, tones=self._tones) or (unit.lower(),)
