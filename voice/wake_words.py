@@ -2,7 +2,8 @@
 
 Chinese characters are compared by their sound, because a recogniser writes a name with any characters that sound like it: by the usual
 reading of the text's character, and each reading of the word's (the rare ones are too many: 言 may be read as 音). Latin words are compared
-letter by letter, case ignored. Fillers may stand before the word. No state but the words. Any thread. Raises nothing.
+letter by letter, case ignored. Fillers may stand before the word, and one stray syllable before a long one. No state but the words. Any
+thread. Raises nothing.
 """
 
 from __future__ import annotations
@@ -149,7 +150,7 @@ def _same_beginning(wanted: Sequence[_Unit], units: Sequence[_Unit]) -> int:
     """How many units at the beginning of both sound alike."""
     same = 0
     for one, other in zip(wanted, units, strict=False):
-        if other.sounds[0] not in one.sounds and other.text != one.text:
+        if other.sounds[0] not in one.sounds:
             break
         same += 1
     return same
