@@ -2,6 +2,7 @@
 
 It goes on when the service crashes or the microphone is replugged (voice/client.py). Flags after the command go to the service:
 python -m examples.assistant --embedded --hotwords words.txt
+With --wake-word 小美小美 it answers only who begins with that, and for 8 s after each answer.
 """
 
 import shutil

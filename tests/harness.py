@@ -71,12 +71,18 @@ def check_guarantees(events: list[Event]) -> None:
     finals = of_type(events, "final")
     final_ids = [event["trace_id"] for event in finals]
     assert len(final_ids) == len(set(final_ids)), "an utterance has two finals"
+    woken = [event["trace_id"] for event in of_type(events, "voice.wake")]
+    assert len(woken) == len(set(woken)), "an utterance is woken twice"
     open_id: str | None = None
     done: set[str] = set()
     stable: dict[str, str] = {}
     for event in events:
         kind, trace_id = event["type"], event["trace_id"]
-        if kind == "voice.asr_text.partial":
+        if kind == "voice.wake":
+            assert trace_id not in done, "a wake word after the final of its utterance"
+            assert open_id in (None, trace_id), "an utterance is woken before the final of the last one"
+            open_id = trace_id
+        elif kind == "voice.asr_text.partial":
             assert trace_id not in done, "a partial after its final"
             assert open_id in (None, trace_id), "an utterance began before the final of the last one"
             open_id = trace_id

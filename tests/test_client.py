@@ -28,6 +28,7 @@ from voice.client import (
     ServiceFailed,
     Status,
     VoiceService,
+    Wake,
     default_command,
     parse_event,
 )
@@ -69,9 +70,12 @@ def test_what_is_no_event_is_none(line: bytes) -> None:
 
 
 def test_an_event_of_another_kind_or_with_other_keys_is_kept() -> None:
-    event = parse_event('{"type": "voice.wake", "trace_id": "b", "word": "小智"}')
+    event = parse_event('{"type": "voice.tomorrow", "trace_id": "b", "word": "小智"}')
     assert type(event) is Event
     assert event.raw["word"] == "小智"
+    wake = parse_event('{"type": "voice.wake", "trace_id": "b", "word": "小智", "start_ms": 5, "end_ms": 9, "captured_ts": 7}')
+    assert isinstance(wake, Wake)
+    assert (wake.word, wake.start_ms, wake.end_ms, wake.captured_ts) == ("小智", 5, 9, 7)
     final = parse_event('{"type": "voice.asr_text.final", "text": "好", "speaker": 1}')
     assert isinstance(final, Final)
     assert (final.text, final.raw["speaker"]) == ("好", 1)

@@ -91,6 +91,14 @@ def uncommented_keys(text: str) -> tuple[set[str], list[str]]:
     return keys, bare
 
 
+def test_a_wake_word_in_a_locale_that_is_no_utf_8_is_read_as_utf_8():
+    assert load({"wake": {"words": ["小智".encode().decode("ascii", "surrogateescape")]}}).wake.words == ("小智",)
+
+
+def test_a_wake_word_that_is_given_twice_counts_once():
+    assert load({"wake": {"words": ["小智小智", "hey siri", "小智小智"]}}).wake.words == ("小智小智", "hey siri")
+
+
 def test_every_setting_stands_in_the_default_file_with_a_comment_above_it():
     keys, bare = uncommented_keys(DEFAULT_PATH.read_text(encoding="utf-8"))
     assert keys == leaves(Settings)
@@ -212,6 +220,16 @@ def test_every_problem_of_every_layer_is_listed_with_its_key_and_what_is_allowed
         ({"emotion": {"min_confidence": float("nan")}}, "emotion.min_confidence", "0..1"),
         ({"vad": {"max_utterance_sec": float("inf")}}, "vad.max_utterance_sec", "5..300"),
         ({"chunk_sec": "fast"}, "chunk_sec", "0.12..5"),
+        ({"wake": {"listen_sec": -1}}, "wake.listen_sec", "0..3600"),
+        ({"wake": {"listen_sec": float("nan")}}, "wake.listen_sec", "0..3600"),
+        ({"wake": {"listen_sec": 3e38}}, "wake.listen_sec", "0..3600"),
+        ({"wake": {"weight": 101}}, "wake.weight", "0..100"),
+        ({"wake": {"tones": "some"}}, "wake.tones", "true, false"),
+        ({"wake": {"words": "小智小智"}}, "wake.words", "[text, ...]"),
+        *(
+            ({"wake": {"words": [word]}}, "wake.words", "2 to 32 Chinese characters or Latin letters")
+            for word in ("小", "", " ", "' '", "小智1号", "小，智", "智" * 33, "小\n智", "ab\0", "\ud800\ud800")
+        ),
     ],
 )
 def test_a_value_out_of_range_is_one_problem_that_says_what_is_allowed(given: dict[str, Any], key: str, allowed: str):

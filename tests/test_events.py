@@ -27,6 +27,7 @@ from voice.output.events import (
     StatusEvent,
     TokenTime,
     Totals,
+    WakeEvent,
     schema,
     schema_text,
 )
@@ -74,6 +75,7 @@ EXAMPLES: dict[str, AnyEvent] = {
     "level": level_event(5_000, LEVEL),
     "level while muted": level_event(5_000, None),
     "speech started": SpeechStartedEvent(trace_id=TRACE_ID, start_ms=1_000),
+    "wake": WakeEvent(trace_id=TRACE_ID, word="小智小智", start_ms=1_000, end_ms=1_600),
     "speech ended": SpeechEndedEvent(trace_id=TRACE_ID, end_ms=1_720, endpoint="silence"),
 }
 VALIDATOR = Draft202012Validator(schema())
@@ -142,6 +144,13 @@ def test_the_schema_promises_every_key_that_a_line_has():
 )
 def test_a_wrong_line_does_not_fit_the_schema(name: str, change: dict[str, Any]):
     assert not VALIDATOR.is_valid({**line(EXAMPLES[name]), **change})
+
+
+def test_the_withheld_utterances_are_counted_only_where_there_are_wake_words() -> None:
+    assert "unwoken_utterances" not in Totals(utterances=1).model_dump()
+    assert Totals(utterances=1, unwoken_utterances=0).model_dump()["unwoken_utterances"] == 0
+    with pytest.raises(ValidationError):
+        Totals(unwoken_utterances=-1)
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

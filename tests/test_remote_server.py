@@ -172,6 +172,22 @@ def test_punctuation_is_local_where_the_server_has_none() -> None:
         assert final["text"] == final["raw_text"] + "。"
 
 
+def test_wake_words_work_on_what_a_server_says(kind: Kind) -> None:
+    with RuntimeServer(kind, embedded()) as server:
+        arguments = ("--engine", server.url, "--status-events", "--wake-word", "明天早上", "--input", example_path("two_utterances"))
+        result = run_service("streaming", *arguments)
+        hotwords = {message["hotwords"] for message in messages(server) if "hotwords" in message}
+    first, second = example("two_utterances")[1]
+    (wake,) = of_type(result.events, "voice.wake")
+    (final,) = of_type(result.events, "final")
+    assert wake["trace_id"] == final["trace_id"]
+    assert (final["raw_text"], final["confidence"]) == (second.removeprefix("明天早上"), None)
+    assert final["emotion"], "the side models hear it once its text is known"
+    assert first[:4] not in str(result.events)
+    assert totals(result.events)["unwoken_utterances"] == 1
+    assert [json.loads(text) for text in hotwords] == [{"明天早上": 20}]
+
+
 def test_hotwords_go_with_the_first_message_and_new_ones_on_a_new_connection(tmp_path: Path) -> None:
     words = tmp_path / "words.txt"
     words.write_text("阿里巴巴 30\n", encoding="utf-8")

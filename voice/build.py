@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import structlog
@@ -31,6 +31,7 @@ from voice.models.converted import OnnxModel
 from voice.models.directory import blaming
 from voice.models.funasr_model import AcceleratorOutOfMemory, FunasrModel
 from voice.models.weights import Models, is_same_weights, optional
+from voice.options import remote_recognizer, wake_gate, with_wake_words
 from voice.output.wire import new_trace_id
 from voice.pipeline import Pipeline, PipelineSettings
 from voice.recognition.engine import ChunkPreset, Engine
@@ -43,9 +44,6 @@ from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
 from voice.recognition.torch_engine import TorchEngine
 from voice.transcript import has_marks
-
-if TYPE_CHECKING:
-    from voice.recognition.remote.connection import Connection
 
 log = structlog.get_logger()
 
@@ -83,30 +81,46 @@ def build_pipeline(
 
     Raises:
         ModelLoadFailed: recognition or voice activity cannot work with its weights.
-        ConfigInvalid: the server's certificates cannot be read.
+        ConfigInvalid: the model cannot write a wake word, or the server's certificates cannot be read.
     """
     problems = list(models.problems)
     loaded = models.recognition
     engine = None if loaded is None else _usable(loaded, lambda model: create_engine(model, settings.model.temperature))
+    gate = wake_gate(settings, keep) if settings.wake.words else None
+    preferred = with_wake_words(settings, hotwords, engine.vocabulary.tokens if engine else None) if gate else hotwords.current
     vad: VoiceActivity = SileroVad() if models.vad is None else _usable(models.vad, _warm_fsmn)
     punctuator = _optional(models.punctuation, create_punctuator, problems)
     emotion = _optional(models.emotion, lambda loaded: _emotion_labeller(loaded, settings), problems)
     second_pass: SecondPass | None
     if engine is not None and is_same_weights(settings):
-        second_pass = SamePass(engine, HotwordGraphs(hotwords.current, engine.vocabulary.tokens))
+        second_pass = SamePass(engine, HotwordGraphs(preferred, engine.vocabulary.tokens))
     else:
-        second_pass = _optional(
-            models.second_pass, lambda loaded: OfflinePass(loaded, HotwordGraphs(hotwords.current, loaded.tokens)), problems
-        )
+        second_pass = _optional(models.second_pass, lambda loaded: OfflinePass(loaded, HotwordGraphs(preferred, loaded.tokens)), problems)
     local = None
     if engine is not None and loaded is not None:
-        local = build_recognizer(settings, mode, engine, HotwordGraphs(hotwords.current, engine.vocabulary.tokens))
+        local = build_recognizer(settings, mode, engine, HotwordGraphs(preferred, engine.vocabulary.tokens))
         _usable(loaded, lambda _: _warm_up(local))
-    recognizer = _remote_recognizer(settings, hotwords, local) or local
+    told = with_wake_words(settings, hotwords, None) if gate else hotwords.current
+    recognizer = remote_recognizer(settings, told, local) or local
     assert recognizer is not None  # noqa: S101 -- models are loaded unless a server recognises
     steps = _text_steps(settings, hotwords, punctuator)
-    finalizer = Finalizer(steps, [emotion] if emotion else [], second_pass, max_wait_sec=_max_wait_sec(settings))
-    pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, ledger=ledger, new_trace_id=new_trace_id, keep=keep)
+    finalizer = Finalizer(
+        steps,
+        [emotion] if emotion else [],
+        second_pass,
+        max_wait_sec=_max_wait_sec(settings),
+        wants_labels=gate.wants_labels if gate else None,
+    )
+    pipeline = Pipeline(
+        _pipeline_settings(settings),
+        vad,
+        recognizer,
+        finalizer,
+        ledger=ledger,
+        new_trace_id=new_trace_id,
+        keep=gate.keep if gate else keep,
+        gate=gate,
+    )
     log.info(
         "pipeline_built",
         recognition=None if loaded is None else str(loaded.directory),
@@ -175,34 +189,6 @@ def _unless_marked(punctuate: TextStep) -> TextStep:
         return text if has_marks(text) else punctuate(text, ended=ended)
 
     return step
-
-
-def _remote_recognizer(settings: Settings, hotwords: HotwordList, local: Recognizer | None) -> Recognizer | None:
-    """The server that recognises, with ``local`` in reserve; None where the settings name none. Nothing of it is imported then."""
-    if settings.server is None:
-        return None
-    from voice.recognition.remote.recognizer import RemoteRecognizer  # noqa: PLC0415 -- only where a server recognises
-
-    waiting = round(settings.engine.queue_sec * SAMPLE_RATE_HZ)
-    return RemoteRecognizer(connect(settings, settings.server), hotwords.current, max_waiting_samples=waiting, reserve=local)
-
-
-def connect(settings: Settings, url: str) -> Connection:
-    """The way to the server at ``url``, trusted as the settings say.
-
-    Raises:
-        ConfigInvalid: its certificates cannot be read.
-    """
-    from voice.recognition.remote.connection import Connection  # noqa: PLC0415 -- only where a server recognises
-    from voice.recognition.remote.server import Server, tls_context  # noqa: PLC0415
-
-    wanted = settings.engine
-    server = Server(url, wanted.token, wanted.ca, wanted.insecure)
-    if wanted.insecure and server.is_encrypted:
-        log.warning("engine_insecure", server=server.name, meaning="any certificate is taken: whoever is in between can listen")
-    if not server.is_encrypted:
-        log.warning("engine_not_encrypted", server=server.name, meaning="speech and token can be read on the way")
-    return Connection(server, tls_context(server), answer_sec=wanted.answer_sec, max_wait_sec=wanted.max_wait_sec)
 
 
 def _warm_fsmn(model: FunasrModel) -> FsmnVad:

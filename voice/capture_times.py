@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from voice.audio import AudioBlock
-from voice.output.events import AnyEvent, FinalEvent, PartialEvent
+from voice.output.events import AnyEvent, FinalEvent, PartialEvent, WakeEvent
 from voice.process.clock import clock_sec, wall_clock_ms
 
 _REMEMBERED = 1_000
@@ -59,7 +59,7 @@ class CaptureTimes:
         return max(block.at_ms - max(block.end_ms - position_ms, 0), 0) if block.live else block.at_ms
 
     def stamped(self, event: AnyEvent) -> AnyEvent:
-        """The event; a partial or a final with the time of its last sample."""
-        if isinstance(event, PartialEvent | FinalEvent):
+        """The event; a partial, a final or a wake word with the time of its last sample."""
+        if isinstance(event, PartialEvent | FinalEvent | WakeEvent):
             return event.model_copy(update={"captured_ts": self.at(event.end_ms)})
         return event

@@ -143,6 +143,17 @@ class SpeechEnded(Event):
 
 
 @dataclass(frozen=True)
+class Wake(Event):
+    """A wake word was spoken (``--wake-word``); a final with the same trace id follows, without text where nothing else was said."""
+
+    word: str = ""
+    start_ms: int = 0
+    end_ms: int = 0
+    captured_ts: int = 0
+    """When its last sample was captured."""
+
+
+@dataclass(frozen=True)
 class Abandoned(Event):
     """The service ended in the middle of an utterance: its final will not come. ``text`` was shown last."""
 
@@ -158,6 +169,7 @@ _CLASSES: dict[str, type[Event]] = {
     "core.level_event": Level,
     "voice.speech.started": SpeechStarted,
     "voice.speech.ended": SpeechEnded,
+    "voice.wake": Wake,
 }
 
 
@@ -426,6 +438,8 @@ class VoiceService:
     def _note(self, event: Event) -> None:
         if isinstance(event, Partial):
             self._open[event.trace_id] = event.text
+        elif isinstance(event, Wake):
+            self._open.setdefault(event.trace_id, "")
         elif isinstance(event, Final):
             self._open.pop(event.trace_id, None)
         elif isinstance(event, Error):

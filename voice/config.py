@@ -43,6 +43,7 @@ ENV_PREFIX = "VOICE_ASR__"
 _HERE = "{here}/"
 _SECRET = frozenset({"engine.token"})
 """Settings whose values no message shows."""
+_WAKE_WORD = re.compile(r"[' ]*([\u4e00-\u9fffA-Za-z][' ]*){2,32}")
 _FRAME_SEC = 0.06
 """Length of one frame of ``chunk_size``."""
 
@@ -188,6 +189,26 @@ class RecordSettings(Section):
     max_mb: Annotated[int, Field(ge=1, le=10_000_000)]
 
 
+class WakeSettings(Section):
+    """``wake``"""
+
+    words: Annotated[tuple[str, ...], Field(max_length=10)]
+    tones: bool
+    listen_sec: Annotated[float, Field(ge=0, le=3_600)]
+    weight: Annotated[float, Field(ge=0, le=100)]
+
+    @field_validator("words")
+    @classmethod
+    def _check_words(cls, words: tuple[str, ...]) -> tuple[str, ...]:
+        """Take what can be spoken and is no single syllable; where the locale is no UTF-8, its bytes came as surrogates."""
+        words = tuple(_as_utf8(word) for word in words)
+        wrong = [word for word in words if not _WAKE_WORD.fullmatch(word)]
+        if wrong:
+            lines = [f"wake.words: {_show(word)} is not allowed; allowed: 2 to 32 Chinese characters or Latin letters" for word in wrong]
+            raise PydanticCustomError("rules", "{text}", {"text": "\n".join(lines)})
+        return tuple(dict.fromkeys(words))
+
+
 class OutputSettings(Section):
     """``output``"""
 
@@ -223,6 +244,7 @@ class Settings(Section):
     streaming: StreamingSettings
     final: FinalSettings
     emotion: EmotionSettings
+    wake: WakeSettings
     output: OutputSettings
     record: RecordSettings
     log: LogSettings
@@ -423,6 +445,14 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
             _merge(below[key], value)
         else:
             below[key] = copy.deepcopy(value)
+
+
+def _as_utf8(text: str) -> str:
+    """A text whose bytes Python read as surrogates, because the locale is no UTF-8; any other as it is."""
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    except UnicodeEncodeError:
+        return text
 
 
 def _show(value: object) -> str:

@@ -128,6 +128,9 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--status-events", dest="output.status_events", action="store_true", help="also write status and speech events")
+    output.add_argument(
+        "--wake-word", dest="wake.words", action="append", metavar="WORD", help="write only what follows this word; may be repeated"
+    )
     output.add_argument("--record", dest="record.directory", metavar="DIR", help="record the audio of each utterance, for bug reports")
     output.add_argument("--log-format", dest="log.format", metavar="console|json", help="form of the log on stderr")
     output.add_argument("--log-level", dest="log.level", metavar="LEVEL", help="debug, info, warning or error")

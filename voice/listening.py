@@ -22,7 +22,7 @@ from voice.capture_times import CaptureTimes, captured_ms
 from voice.errors import EXIT_OK, AudioDeviceUnavailable, InputError, VoiceError, describe, log_fields
 from voice.level import LevelMonitor, LevelProblem
 from voice.output.event_queue import EventSink
-from voice.output.events import AnyEvent, ErrorEvent, FinalEvent, PartialEvent
+from voice.output.events import AnyEvent, ErrorEvent
 from voice.output.recorder import Recorder
 from voice.output.wire import level_event
 from voice.pipeline import Pipeline
@@ -286,8 +286,7 @@ class Listening:
                 call = functools.partial(self._pipeline.recover, error)
         if block is not None:
             self._times.add(self._pipeline.accepted_ms, at_ms, live=block.captured_at is not None)
-        kinds = {type(event) for event in events}
-        if not kinds.isdisjoint((PartialEvent, FinalEvent)) and ErrorEvent not in kinds:
+        if self._pipeline.found_text and not any(isinstance(event, ErrorEvent) for event in events):
             self._failures_in_a_row = 0
         self._write(events)
         if in_utterance or self._pipeline.in_utterance:

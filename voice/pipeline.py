@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
@@ -25,10 +26,10 @@ from voice.errors import ErrorCode, describe, log_fields
 from voice.finalization.finalizer import Finalizer
 from voice.intake import BadSamples, Intake, SignalEnd, Window
 from voice.losses import LossLedger, Settled
-from voice.output.events import AnyEvent, ErrorEvent, SpeechEndedEvent, SpeechStartedEvent, Totals
+from voice.output.events import AnyEvent, ErrorEvent, FinalEvent, PartialEvent, SpeechEndedEvent, SpeechStartedEvent, Totals
 from voice.output.wire import emotion_event
 from voice.recognition.recognizer import Recognizer
-from voice.transcript import Endpoint
+from voice.transcript import Endpoint, Hypothesis
 from voice.utterance import Utterance
 from voice.utterance_state import State
 from voice.windowing import AudioHistory
@@ -57,6 +58,19 @@ class PipelineSettings:
     """Whether ``voice.speech.started`` and ``.ended`` are wanted."""
 
 
+class Gate(Protocol):
+    """What withholds events (``voice.wake``)."""
+
+    num_withheld: int
+    """Utterances with text that did not pass."""
+
+    def admit(self, events: list[AnyEvent], heard: tuple[str, Hypothesis] | None = None) -> list[AnyEvent]:
+        """The events that may pass; ``heard`` is of the utterance in flight: its trace id, and what its recogniser thinks now."""
+
+    def pass_over(self, start_ms: int, end_ms: int) -> None:
+        """Take note of audio that was not to be recognised."""
+
+
 class Pipeline:
     """The stages in a row."""
 
@@ -70,6 +84,7 @@ class Pipeline:
         ledger: LossLedger,
         new_trace_id: Callable[[], str],
         keep: Callable[[str, Samples], None] | None = None,
+        gate: Gate | None = None,
     ) -> None:
         """Put stages together; ``keep`` is given the trace id of each utterance that ended and the audio that was decoded."""
         self._settings = settings
@@ -78,6 +93,7 @@ class Pipeline:
         self._ledger = ledger
         self._new_trace_id = new_trace_id
         self._keep = keep
+        self._gate = gate
         self._intake = Intake(settings.channel, vad.window_samples, settings.endpointer.endpoint_silence, ledger)
         self._detector = SpeechDetector(vad, settings.endpointer)
         self._history = AudioHistory()
@@ -87,19 +103,24 @@ class Pipeline:
         self._last_fed = 0
         self._load_sec = 0.0
         self._events: list[AnyEvent] = []
+        self._admitted: list[AnyEvent] = []
+        self.found_text = self._found_text = False
+        """Whether the last call brought a partial or a final, also one that the gate withheld."""
         self._summaries: list[UtteranceSummary] = []
         self._utterances = self._empty_utterances = self._errors = 0
 
     @property
     def totals(self) -> Totals:
         """Counters since the start."""
+        withheld = self._gate.num_withheld if self._gate else 0
         return Totals(
-            utterances=self._utterances,
+            utterances=self._utterances - withheld,
             empty_utterances=self._empty_utterances,
             audio_ms=samples_to_ms(self._intake.audio_samples),
             lost_ms=samples_to_ms(self._ledger.lost_samples),
             rejected_ms=samples_to_ms(self._detector.rejected_samples),
             errors=self._errors,
+            **({"unwoken_utterances": withheld} if self._gate else {}),
         )
 
     @property
@@ -144,7 +165,10 @@ class Pipeline:
 
     def skip(self, block: AudioBlock) -> list[AnyEvent]:
         """Let time pass over a block that is not to be recognised, after ``finish``; nothing is lost by that."""
+        start_ms = self.accepted_ms
         self._intake.skip(block)
+        if self._gate:
+            self._gate.pass_over(start_ms, self.accepted_ms)
         return self._run()
 
     def finish(self, endpoint: Endpoint) -> list[AnyEvent]:
@@ -224,12 +248,22 @@ class Pipeline:
         return summaries
 
     def _take_events(self) -> list[AnyEvent]:
-        events, self._events = self._events, []
+        self._admit()
+        events, self._admitted = self._admitted, []
+        self.found_text, self._found_text = self._found_text, False
         return events
+
+    def _admit(self) -> None:
+        """Pass events through the gate, before anything depends on whether it is open now."""
+        events, self._events = self._events, []
+        self._found_text |= any(isinstance(event, PartialEvent | FinalEvent) for event in events)
+        if self._gate:
+            events = self._gate.admit(events, (self._utterance.trace_id, self._utterance.heard) if self._utterance else None)
+        self._admitted += events
 
     def _run(self) -> list[AnyEvent]:
         while self._step():
-            pass
+            self._admit()
         return self._take_events()
 
     def _step(self) -> bool:

@@ -59,7 +59,7 @@ class Utterance:
         self._recognizer = recognizer
         self._finalizer = finalizer
         self._stream: RecognizerStream | None = None
-        self._shown = Hypothesis()
+        self.heard = self._shown = Hypothesis()
         self._kept: tuple[Token, ...] = ()
         self._preparation: _Preparation | None = None
         self._hypothesis = Hypothesis()
@@ -89,7 +89,7 @@ class Utterance:
         return self._show(self._stream) if self._stream and self.state is State.DECODING and self._stream.poll() else None
 
     def _show(self, stream: RecognizerStream) -> PartialEvent | None:
-        hypothesis = _joined(self._kept, stream.hypothesis())
+        hypothesis = self.heard = _joined(self._kept, stream.hypothesis())
         if not hypothesis.text or hypothesis.text == self._shown.text:
             return None
         event = partial_event(self.trace_id, stream.source, hypothesis, self.start_sample, stream.decoded_until)
@@ -186,7 +186,7 @@ class Utterance:
         """Keep what the final needs: the next utterance makes the pipeline forget this one's audio. The labels need no text."""
         self.state = State.AWAITING
         self._history = self._history.extract(self.audio_start, ended.audio_end)
-        self._submitted = self._finalizer.submit(self._draft(ended, Hypothesis()))
+        self._submitted = self._finalizer.submit_early(self._draft(ended, Hypothesis()))
 
     def _answered(self) -> bool:
         """Whether the recogniser gave a result, or gave up; then the state is ``COMPLETING``."""

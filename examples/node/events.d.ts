@@ -200,6 +200,27 @@ export interface Totals {
   /** Speech quieter than vad.min_rms. */
   rejected_ms: number;
   errors: number;
+  /** Utterances with text that no wake word let through; only with wake words. */
+  unwoken_utterances?: number;
 }
 
-export type AnyEvent = EmotionEvent | ErrorEvent | FinalEvent | LevelEvent | PartialEvent | SpeechEndedEvent | SpeechStartedEvent | StatusEvent;
+export interface WakeEvent {
+  type: "voice.wake";
+  /** Wall clock when the line was written, ms since the epoch. */
+  ts: number;
+  /** One per utterance; an error that belongs to none gets its own. */
+  trace_id: string;
+  source: "voice.asr";
+  /** Lines of this process, from 1, without a gap. */
+  seq: number;
+  /** As the settings have it. */
+  word: string;
+  /** Of the word; both are the start of the utterance where no times are known. */
+  start_ms: number;
+  /** ms on the audio clock: 0 is the first sample the process captured. */
+  end_ms: number;
+  /** Wall clock when the sample at end_ms was captured, of a file or stdin when it was read; ms since the epoch. */
+  captured_ts: number;
+}
+
+export type AnyEvent = EmotionEvent | ErrorEvent | FinalEvent | LevelEvent | PartialEvent | SpeechEndedEvent | SpeechStartedEvent | StatusEvent | WakeEvent;

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.text import Text
 
 from voice.audio import NO_SAMPLES, SAMPLE_RATE_HZ, Samples
-from voice.build import connect
 from voice.capture.microphone_list import find_sources
 from voice.capture.portaudio import import_sounddevice
 from voice.capture.resample import Resampler
@@ -40,6 +39,7 @@ from voice.models.converted import cache_directory
 from voice.models.directory import check_sums
 from voice.models.store import Hub, find_model, is_complete, names_path
 from voice.models.weights import wanted_models
+from voice.options import connect
 from voice.places import EMBEDDED, EXAMPLES
 from voice.process.logs import configure_logs
 

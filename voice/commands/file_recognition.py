@@ -48,13 +48,13 @@ class FileRecognizer:
         """Load the models.
 
         Args:
-            settings: of all recordings; ``audio.input`` does not count.
+            settings: of all recordings; ``audio.input`` does not count, and wake words do not: who has a file transcribed wants all of it.
             mode: how audio is cut for the recogniser.
 
         Raises:
             ModelLoadFailed: a model is missing or cannot be used.
         """
-        self._settings = settings.for_mode(mode)
+        self._settings = settings.for_mode(mode).model_copy(update={"wake": settings.wake.model_copy(update={"words": ()})})
         self._mode: Mode = mode
         self._models = load_models(locate_models(self._settings), self._settings)
 

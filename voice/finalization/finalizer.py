@@ -11,7 +11,7 @@ State: the labels whose finals did not wait for them. Worker thread. Raises noth
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -114,6 +114,7 @@ class Finalizer:
         *,
         max_wait_sec: float | None = None,
         side_thread: SideThread | None = None,
+        wants_labels: Callable[[Transcript], bool] | None = None,
     ) -> None:
         """Take the parts.
 
@@ -123,12 +124,14 @@ class Finalizer:
             second_pass: decodes again.
             max_wait_sec: how long a final waits for its labels; None: until they are ready.
             side_thread: runs the side models. Pipelines that share models share it; None: a thread for this finalizer alone.
+            wants_labels: whether the side models are to hear an utterance; None: each.
         """
         self._text_steps = text_steps
         self._side_models = side_models
         self._second_pass = second_pass
         self._max_wait_sec = max_wait_sec
         self._side_thread = side_thread or SideThread()
+        self._wants_labels = wants_labels
         self._late: list[PendingLabel] = []
 
     @property
@@ -136,12 +139,15 @@ class Finalizer:
         """Whether a side model is still at work."""
         return self._side_thread.busy
 
-    def submit(self, draft: Draft) -> Submitted:
-        """Submit the audio to the side models, which need no text. Parts that fail are listed, not raised."""
+    def submit_early(self, draft: Draft) -> Submitted | None:
+        """Submit the audio before the text is there; None where the text decides whether the side models are to hear it."""
+        return self._submit(draft) if self._wants_labels is None else None
+
+    def _submit(self, draft: Draft) -> Submitted:
         transcript = draft.transcript
         failures: list[Failure] = []
         labels: list[PendingLabel] = []
-        for model in self._side_models:
+        for model in self._side_models if self._wants_labels is None or self._wants_labels(transcript) else ():
             with self._guarded(model.failure, transcript.trace_id, failures):
                 if model.accepts(len(draft.audio)):
                     future = self._side_thread.submit(model, draft.audio, transcript.end_sample)
@@ -151,7 +157,7 @@ class Finalizer:
     def prepare(self, draft: Draft, submitted: Submitted | None = None) -> PreparedFinal:
         """Make the text, and submit the audio unless that was done. Parts that fail are listed, not raised."""
         transcript = draft.transcript
-        submitted = submitted or self.submit(draft)
+        submitted = submitted or self._submit(draft)
         failures = list(submitted.failures)
         with self._guarded("second_pass_failed", transcript.trace_id, failures):
             transcript = self._with_second_pass(transcript, draft.decoded_audio)

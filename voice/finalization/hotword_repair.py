@@ -7,11 +7,11 @@ State: the trie of the current hotwords, renewed when they change. Worker thread
 
 from __future__ import annotations
 
-import functools
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+
+from voice.pinyin import syllables
 
 _SHORTEST = 2
 """Characters. Shorter words have too many homophones."""
@@ -66,7 +66,7 @@ class HotwordRepair:
         """The nodes with hotwords that match the characters from ``position`` on, each with the number of characters."""
         nodes = [self._root]
         for length, character in enumerate(itertools.islice(text, position, None), 1):
-            nodes = [node.next[syllable] for node in nodes for syllable in _syllables(character) if syllable in node.next]
+            nodes = [node.next[syllable] for node in nodes for syllable in syllables(character) if syllable in node.next]
             if not nodes:
                 return
             yield from ((length, node) for node in nodes if node.words)
@@ -76,9 +76,9 @@ def _trie(words: tuple[tuple[str, float], ...]) -> _Node:
     root = _Node()
     for word, weight in words:
         readings = _readings(word)
-        for syllables in readings:
+        for reading in readings:
             node = root
-            for syllable in syllables:
+            for syllable in reading:
                 node = node.next.setdefault(syllable, _Node())
             node.words[word] = weight
     return root
@@ -86,19 +86,7 @@ def _trie(words: tuple[tuple[str, float], ...]) -> _Node:
 
 def _readings(word: str) -> list[tuple[str, ...]]:
     """The readings of a word, as syllables; none where it is too short or has a character that is not Chinese."""
-    each = [_syllables(character) for character in word]
+    each = [syllables(character) for character in word]
     if len(word) < _SHORTEST or not all(each):
         return []
     return list(itertools.islice(itertools.product(*each), _MOST_READINGS))
-
-
-@functools.lru_cache(maxsize=8_192)
-def _syllables(character: str) -> tuple[str, ...]:
-    """The readings of a character, with their tones; none for a character that is not Chinese."""
-    os.environ.setdefault("PYPINYIN_NO_PHRASES", "true")  # 0.3 s and 20 MB for what single characters do not need
-    from pypinyin import Style, pinyin  # noqa: PLC0415 -- only where there are hotwords
-
-    if not "\u4e00" <= character <= "\u9fff":
-        return ()
-    (readings,) = pinyin(character, style=Style.TONE3, heteronym=True, neutral_tone_with_five=True)
-    return tuple(readings)

@@ -212,6 +212,11 @@ class Totals(Switchable):
     lost_ms: Annotated[int, Field(ge=0)] = 0
     rejected_ms: Annotated[int, Field(ge=0, description="Speech quieter than vad.min_rms.")] = 0
     errors: Annotated[int, Field(ge=0)] = 0
+    unwoken_utterances: Annotated[
+        int, Field(ge=0, description="Utterances with text that no wake word let through; only with wake words.")
+    ] = 0
+
+    switched_on: ClassVar[frozenset[str]] = frozenset({"unwoken_utterances"})
 
 
 class StatusEvent(Event):
@@ -269,7 +274,23 @@ class SpeechEndedEvent(Event):
     endpoint: Endpoint
 
 
-AnyEvent = PartialEvent | FinalEvent | EmotionEvent | ErrorEvent | StatusEvent | LevelEvent | SpeechStartedEvent | SpeechEndedEvent
+class WakeEvent(Event):
+    """A wake word was spoken (only with wake words); the final of its utterance follows, without the word."""
+
+    type: Literal["voice.wake"] = "voice.wake"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: Literal["voice.asr"] = "voice.asr"
+    seq: Seq = 0
+    word: Annotated[str, Field(min_length=1, description="As the settings have it.")]
+    start_ms: Annotated[AudioMs, Field(description="Of the word; both are the start of the utterance where no times are known.")]
+    end_ms: AudioMs
+    captured_ts: CapturedTs = 0
+
+
+AnyEvent = (
+    PartialEvent | FinalEvent | EmotionEvent | ErrorEvent | StatusEvent | LevelEvent | SpeechStartedEvent | SpeechEndedEvent | WakeEvent
+)
 
 
 def schema() -> dict[str, Any]:
