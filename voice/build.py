@@ -16,6 +16,7 @@ import structlog
 
 from voice.audio import SAMPLE_RATE_HZ, Samples, ms_to_samples
 from voice.config import Mode, Settings
+from voice.endpointing.detector import Gate
 from voice.endpointing.endpointer import EndpointerSettings, VoiceActivity
 from voice.endpointing.fsmn import FsmnVad
 from voice.endpointing.silero import SileroVad
@@ -96,7 +97,10 @@ def build_pipeline(
     _usable(models.recognition, lambda _: _warm_up(recognizer))
     steps = _text_steps(settings, hotwords, punctuator)
     finalizer = Finalizer(steps, [emotion] if emotion else [], second_pass, max_wait_sec=_max_wait_sec(settings))
-    pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, ledger=ledger, new_trace_id=new_trace_id, keep=keep)
+    gate = _near_field_gate(settings)
+    pipeline = Pipeline(
+        _pipeline_settings(settings), vad, recognizer, finalizer, ledger=ledger, new_trace_id=new_trace_id, keep=keep, gate=gate
+    )
     log.info(
         "pipeline_built",
         recognition=str(models.recognition.directory),
@@ -104,6 +108,7 @@ def build_pipeline(
         engine="onnx" if isinstance(models.recognition, OnnxModel) else "torch",
         device=models.recognition.device,
         vad=settings.vad.engine,
+        near_field=settings.vad.near_field,
         punctuation=punctuator is not None,
         emotion=emotion is not None,
     )
@@ -138,6 +143,16 @@ def _optional(model: _Model | None, use: Callable[[_Model], _Part], problems: li
 def _emotion_labeller(model: FunasrModel | OnnxModel, settings: Settings) -> EmotionLabeller:
     name = str(model.directory) if settings.embedded else settings.emotion.model
     return EmotionLabeller(create_emotion_model(model, name), _emotion_settings(settings))
+
+
+def _near_field_gate(settings: Settings) -> Gate | None:
+    """What rejects speech that is not near; None where that is off."""
+    near_field = settings.vad.near_field
+    if near_field == "off":
+        return None
+    from voice.endpointing.near_field import FixedLevel, LearntLevel, NearFieldGate  # noqa: PLC0415 -- off means not imported
+
+    return NearFieldGate(LearntLevel() if near_field == "auto" else FixedLevel(near_field))
 
 
 def _text_steps(
