@@ -1,11 +1,11 @@
 """How well the near-field gate tells a voice near the microphone from one across the room, beside a threshold on the level.
 
-    python bench/near_field.py SPEECH                 # the table of bench/README.md: 15 minutes
-    python bench/near_field.py SPEECH --fit           # the weights of voice/endpointing/directness.py anew: 30 minutes
+    python bench/near_field.py SPEECH                 # the tables of bench/README.md: 15 minutes
+    python bench/near_field.py SPEECH --fit           # the weights of voice/endpointing/directness.py anew: 4 minutes
     python bench/near_field.py SPEECH --cost          # what a verdict and a quiet window cost
 
-``SPEECH`` is a folder of recordings of one voice each, recorded close to it and without reverberation, with an ``index.tsv``: a row for each
-file, with the columns ``file`` (below the folder), ``set`` and ``speaker``. Any format that libsndfile reads, 16 kHz mono.
+``SPEECH`` is a folder of recordings of one voice each, recorded close to it and without reverberation, with an ``index.tsv``: a row for
+each file, with the columns ``file`` (below the folder), ``set`` and ``speaker``. Any format that libsndfile reads, 16 kHz mono.
 
 Rooms are simulated with image sources (pyroomacoustics): 4.2 to 8 m long, 3.2 to 6 m wide, 2.4 to 3.2 m high, reverberation times of 0.2
 to 0.8 s, absorption that rises with the frequency. The microphone stands somewhere at table height. Near voices are 0.3 to 0.6 m from it,
@@ -43,7 +43,7 @@ from voice.audio import NO_SAMPLES, SAMPLE_RATE_HZ, Samples, ms_to_samples  # no
 from voice.endpointing import directness as measures  # noqa: E402
 from voice.endpointing import near_field  # noqa: E402
 from voice.endpointing.detector import Gate, SpeechDetector  # noqa: E402
-from voice.endpointing.endpointer import EndpointerSettings, NearFieldLimits, SpeechStarted  # noqa: E402
+from voice.endpointing.endpointer import EndpointerSettings, NearFieldLimits, SpeechEnded, SpeechStarted  # noqa: E402
 from voice.endpointing.silero import SileroVad  # noqa: E402
 
 WINDOW = 512
@@ -132,19 +132,19 @@ def room(draw: np.random.Generator, *, places: int) -> Room:
     absorbed = 1 - np.exp(-0.161 * size.prod() / (seconds * surface))  # Eyring
     walls = np.clip(absorbed * ABSORPTION, 0.02, 0.95)
     order = min(40, int(np.ceil(seconds * 343 / size.min())))
-    near = tuple(_response(draw, size, walls, order, 0.3, 0.6) for _ in range(places))
-    far = tuple(_response(draw, size, walls, order, 2.5, 5.0) for _ in range(places))
+    near = tuple(_response(draw, size, walls, order, (0.3, 0.6)) for _ in range(places))
+    far = tuple(_response(draw, size, walls, order, (2.5, 5.0)) for _ in range(places))
     return Room(near, far)
 
 
 def _response(
-    draw: np.random.Generator, size: NDArray[np.float64], walls: NDArray[np.float64], order: int, least: float, most: float
+    draw: np.random.Generator, size: NDArray[np.float64], walls: NDArray[np.float64], order: int, metres: tuple[float, float]
 ) -> Samples:
-    """The impulse response from a random place at this distance, in metres, to the microphone at a random place."""
+    """The impulse response from a random place at this distance to the microphone at a random place."""
     while True:
-        distance = draw.uniform(least, most)
+        distance = draw.uniform(*metres)
         microphone = np.array([*(draw.uniform(0.6, side - 0.6) for side in size[:2]), draw.uniform(0.7, 1.2)])
-        angle, above = draw.uniform(0, 2 * np.pi), draw.uniform(0, 0.25) if most < 1 else draw.uniform(-0.1, 0.5)
+        angle, above = draw.uniform(0, 2 * np.pi), draw.uniform(0, 0.25) if distance < 1 else draw.uniform(-0.1, 0.5)
         along = np.sqrt(distance**2 - above**2)
         source = microphone + np.array([along * np.cos(angle), along * np.sin(angle), above])
         if (source > 0.3).all() and (source < size - 0.3).all():
@@ -198,11 +198,11 @@ def answers(vad: SileroVad, samples: Samples) -> tuple[float, ...]:
 def examples(
     recordings: list[Recording], draw: np.random.Generator, num_rooms: int
 ) -> Iterator[tuple[NDArray[np.float64], bool, Recording]]:
-    """What the gate measures of the first half second of each recording, near and far, each twice."""
+    """What the gate measures at each verdict on the first two seconds of each recording, near and far."""
     rooms = [room(draw, places=3) for _ in range(num_rooms)]
     vad = SileroVad()
     for recording in recordings:
-        for is_near in (True, False, True, False):
+        for is_near in (True, False):
             places = rooms[draw.integers(num_rooms)]
             response = (places.near if is_near else places.far)[draw.integers(3)]
             speech = heard(recording.samples[: 2 * SAMPLE_RATE_HZ], response) * amplitude(draw.uniform(*LEVELS_DBFS))
@@ -212,12 +212,11 @@ def examples(
 
             def measure(samples: Samples, level: float, floor: NDArray[np.float64]) -> float:
                 found.append(measures.features(samples, level, floor))  # noqa: B023 -- called in this turn of the loop only
-                return 0.0
+                return -100.0  # rejected, so that it is judged again
 
-            gate = near_field.NearFieldGate(near_field.FixedLevel(-120.0), measure)
-            replay(signal, answers(vad, signal), ENDPOINTER, gate)
-            if found:
-                yield found[0], is_near, recording
+            replay(signal, answers(vad, signal), ENDPOINTER, near_field.NearFieldGate(near_field.FixedLevel(-120.0), measure))
+            for row in found:
+                yield row, is_near, recording
 
 
 def fitted(rows: NDArray[np.float64], is_near: NDArray[np.bool_], penalty: float = 0.01) -> tuple[NDArray[np.float64], float]:
@@ -254,15 +253,17 @@ class Replay:
         """Nothing to forget."""
 
 
-def replay(samples: Samples, probabilities: tuple[float, ...], settings: EndpointerSettings, gate: Gate | None) -> list[int]:
-    """Where utterances begin, in samples."""
+def replay(samples: Samples, probabilities: tuple[float, ...], settings: EndpointerSettings, gate: Gate | None) -> list[tuple[int, int]]:
+    """Where utterances begin and end, in samples."""
     detector = SpeechDetector(Replay(probabilities), settings, gate)
     decisions = []
     for index in range(len(probabilities)):
         start = index * WINDOW
         decisions += detector.accept(start, samples[start : start + WINDOW], NO_SAMPLES)
     decisions += detector.end(len(probabilities) * WINDOW, "end_of_input")
-    return [decision.start_sample for decision in decisions if isinstance(decision, SpeechStarted)]
+    starts = [decision.start_sample for decision in decisions if isinstance(decision, SpeechStarted)]
+    ends = [decision.end_sample for decision in decisions if isinstance(decision, SpeechEnded)]
+    return list(zip(starts, ends, strict=True))
 
 
 def sessions(recordings: list[Recording], rooms: list[Room], draw: np.random.Generator, number: int, far_db: float) -> list[Session]:
@@ -291,7 +292,7 @@ def sessions(recordings: list[Recording], rooms: list[Room], draw: np.random.Gen
 
 
 def overlapped(recordings: list[Recording], rooms: list[Room], draw: np.random.Generator, number: int, far_db: float) -> list[Session]:
-    """Sessions in which a far voice speaks without a pause and a near one begins over it, once, after 2 to 6 s: the one turn that counts."""
+    """Sessions in which a far voice speaks without a pause and a near one begins over it after 2 to 6 s: the one turn that counts."""
     speakers = sorted({(recording.set, recording.speaker) for recording in recordings})
     vad = SileroVad()
     made = []
@@ -309,7 +310,7 @@ def overlapped(recordings: list[Recording], rooms: list[Room], draw: np.random.G
         speech = speech[: len(samples) - start]
         samples[start : start + len(speech)] += speech
         samples += noise(draw, len(samples))
-        made.append(Session(samples, answers(vad, samples), (Turn(start, start + len(speech), True),)))
+        made.append(Session(samples, answers(vad, samples), (Turn(start, start + len(speech), is_near=True),)))
     return made
 
 
@@ -347,11 +348,15 @@ class Method:
     between: tuple[float, float] = (-90.0, -10.0)
     is_rms: bool = False
 
+    def utterances(self, session: Session, threshold: float) -> list[tuple[int, int]]:
+        """Where utterances begin and end in a session."""
+        settings = replace(ENDPOINTER, min_rms=amplitude(threshold)) if self.is_rms else ENDPOINTER
+        return replay(session.samples, session.probabilities, settings, self.gate(threshold))
+
     def passed(self, session: Session, threshold: float) -> list[tuple[Turn, bool]]:
         """Each turn in which there is speech, and whether it was let through: a near one with its beginning."""
         found = starts_in(session, replay(session.samples, session.probabilities, ENDPOINTER, None))
-        settings = replace(ENDPOINTER, min_rms=amplitude(threshold)) if self.is_rms else ENDPOINTER
-        begun = starts_in(session, replay(session.samples, session.probabilities, settings, self.gate(threshold)))
+        begun = starts_in(session, self.utterances(session, threshold))
         results = []
         for turn in session.turns:
             if found[turn]:
@@ -360,10 +365,20 @@ class Method:
         return results
 
 
-def starts_in(session: Session, starts: list[int]) -> dict[Turn, list[int]]:
-    """The utterances that begin in each turn, with 0.3 s around it."""
+def starts_in(session: Session, spans: list[tuple[int, int]]) -> dict[Turn, list[int]]:
+    """Where the utterances begin that begin in each turn, with 0.3 s around it."""
     slack = round(0.3 * SAMPLE_RATE_HZ)
-    return {turn: [start for start in starts if turn.start - slack <= start < turn.end + slack] for turn in session.turns}
+    return {turn: [start for start, _ in spans if turn.start - slack <= start < turn.end + slack] for turn in session.turns}
+
+
+def unheard(method: Method, made: list[Session], threshold: float) -> tuple[float, int]:
+    """Share of the near voices that begin over a far one whose beginning, with half a second of tolerance, is in no utterance."""
+    missed = []
+    for session in made:
+        (turn,) = session.turns
+        latest = turn.start + SAMPLE_RATE_HZ // 2
+        missed.append(not any(start <= latest < end for start, end in method.utterances(session, threshold)))
+    return float(np.mean(missed)), len(missed)
 
 
 def shares(method: Method, made: list[Session], threshold: float) -> tuple[float, float, int, int]:
@@ -428,8 +443,8 @@ def table(title: str, recordings: list[Recording], seed: int, num_sessions: int,
         threshold = thresholds[method.name]
         for condition, these in made.items():
             rejected, passes, num_near, num_far = shares(method, these, threshold)
-            unheard, _, num_over, _ = shares(method, over[condition], threshold)
-            counts = f"{rejected:.1%} of {num_near} | {passes:.1%} of {num_far} | {unheard:.1%} of {num_over}"
+            missed, num_over = unheard(method, over[condition], threshold)
+            counts = f"{rejected:.1%} of {num_near} | {passes:.1%} of {num_far} | {missed:.1%} of {num_over}"
             print(f"| {method.name} | {'' if method.threshold == 0 else f'{threshold:.1f}'} | {condition} | {counts} |", flush=True)
 
 
@@ -453,14 +468,9 @@ def fit(recordings: list[Recording], num_rooms: int) -> None:
     """Print the weights for voice/endpointing/directness.py."""
     draw = np.random.default_rng(100)
     first = [recording for recording in recordings if recording.half == 0]
-    by_speaker: dict[tuple[str, str], list[Recording]] = {}
-    for recording in first:
-        by_speaker.setdefault((recording.set, recording.speaker), []).append(recording)
-    most = {"aishell": 300, "emotion_de": 50, "students": 40}
-    used = [spoken[index] for (name, _), spoken in sorted(by_speaker.items()) for index in draw.permutation(len(spoken))[: most[name]]]
-    found = list(examples(used, draw, num_rooms))
+    found = list(examples([first[index] for index in draw.permutation(len(first))], draw, num_rooms))
     weights, bias = fitted(np.array([row for row, _, _ in found]), np.array([is_near for _, is_near, _ in found]))
-    print(f"{len(found)} examples of {len(by_speaker)} speakers in {num_rooms} rooms")
+    print(f"{len(found)} verdicts on {len(first)} recordings of {len({each.speaker for each in first})} speakers in {num_rooms} rooms")
     print("WEIGHTS =", ", ".join(f"{weight:.4g}" for weight in weights))
     print(f"BIAS = {bias:.4g}")
 
@@ -471,16 +481,16 @@ def main() -> None:
     parser.add_argument("speech", type=Path, help="folder of recordings with an index.tsv")
     parser.add_argument("--fit", action="store_true", help="print weights")
     parser.add_argument("--cost", action="store_true", help="print what a verdict costs")
-    parser.add_argument("--sessions", type=int, default=24, help="sessions of each condition (default: 24)")
+    parser.add_argument("--sessions", type=int, default=16, help="sessions of each condition (default: 16)")
     parser.add_argument("--rooms", type=int, default=20, help="rooms of each half (default: 20)")
     arguments = parser.parse_args()
     recordings = recordings_in(arguments.speech, frozenset(("aishell", "emotion_de", "students")))
+    sentences = [recording for recording in recordings if recording.set != "students"]
     if arguments.cost:
         cost()
     elif arguments.fit:
-        fit(recordings, 2 * arguments.rooms)
+        fit(sentences, arguments.rooms)
     else:
-        sentences = [recording for recording in recordings if recording.set != "students"]
         table("Sentences", sentences, 1, arguments.sessions, arguments.rooms)
         words = [recording for recording in recordings if recording.set == "students"]
         table("Single words", words, 11, arguments.sessions, arguments.rooms)

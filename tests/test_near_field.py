@@ -162,7 +162,7 @@ def test_a_near_voice_over_a_far_one_is_heard_within_the_time_of_a_verdict() -> 
     near_at = 60 * WINDOW
     assert isinstance(rejected, SpeechRejected)
     assert (rejected.start_sample, rejected.end_sample) == (0, started.start_sample)
-    assert near_at - 500 * MS <= started.start_sample <= near_at
+    assert started.start_sample == near_at
     assert feed.decided_at[1] <= near_at + 500 * MS
     assert feed.gate.rejected_samples == started.start_sample
     assert feed.windows(30, 0.0).kinds == ["Rejected", "Started", "Ended"]
@@ -229,7 +229,7 @@ def test_held_audio_is_bounded() -> None:
     assert feed.windows(10, FAR).gate.held_from == 20 * WINDOW
     feed.windows(110, FAR)
     assert feed.gate.held_from == feed.now - 3 * SAMPLE_RATE_HZ
-    assert sum(len(window.samples) for window in feed.gate._held) <= SAMPLE_RATE_HZ + WINDOW
+    assert sum(len(window.samples) for window in feed.gate._held) <= 1.5 * SAMPLE_RATE_HZ + WINDOW
     assert feed.windows(30, 0.0).gate.held_from is None
 
 
@@ -556,7 +556,9 @@ def test_off_needs_no_quotes_in_a_file(tmp_path: Path) -> None:
 
 # --- the service --------------------------------------------------------------------------------------------------------
 
-TELLS = 'import atexit\natexit.register(lambda: sys.stderr.write(f\'GATE {[n for n in sys.modules if "near_field" in n or "directness" in n]}\\n\'))'
+TELLS = """import atexit
+names = ("voice.endpointing.near_field", "voice.endpointing.directness")
+atexit.register(lambda: sys.stderr.write(f"GATE {[name for name in names if name in sys.modules]}\\n"))"""
 
 
 def test_off_means_off() -> None:

@@ -1,7 +1,8 @@
 """Voice activity and endpointing as one step: windows of the signal -> where speech starts and ends.
 
-It owns the voice activity model's stream, the endpointer and, where there is one, the gate that lets near speech pass only. A window at which the model gives no number counts as silence; the first of a
-series is reported (``take_failure``). After any other exception ``recover`` renews the model's state. Worker thread.
+It owns the voice activity model's stream, the endpointer and, where there is one, the gate that lets only near speech pass. A window at
+which the model gives no number counts as silence; the first of a series is reported (``take_failure``). After any other exception
+``recover`` renews the model's state. Worker thread.
 """
 
 from __future__ import annotations

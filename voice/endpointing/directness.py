@@ -1,10 +1,11 @@
-"""Endpointing: how direct speech is, from half a second of it (float32, 16 kHz mono) -> one number, and the noise that it is judged against.
+"""Endpointing: how direct the sound of some speech is (float32, 16 kHz mono) -> one number, and the noise that it is judged against.
 
-A voice near the microphone arrives as direct sound; one across the room arrives as its reflections. What that changes can be measured
-without knowing the room: each opening of the vocal folds is a sharp pulse in what linear prediction leaves of direct speech, and reflections
-blur it (kurtosis of the residual: Gillespie, Malvar, Florencio, ICASSP 2001); the envelope of high bands falls between two pulses, and after
-a sound, and reflections fill both. ``features`` computes these measures, ``directness`` weighs them as a logistic regression does: above 0
-direct sound is likelier, as natural logarithm of the odds. The weights are those that ``bench/near_field.py --fit`` found in simulated rooms.
+A voice near the microphone arrives as direct sound; of one across the room mostly reflections arrive. That can be measured without
+knowing the room. Each closing of the vocal folds is a sharp pulse in what linear prediction leaves of direct speech; reflections blur it
+(kurtosis of the residual: Gillespie, Malvar, Florencio, ICASSP 2001). The envelope of high bands falls between two pulses, and the level of
+a band falls after a sound; reflections fill both. ``features`` computes these measures. ``directness`` weighs them as a logistic regression
+does: above 0 direct sound is likelier; it is the natural logarithm of the odds. The weights are those that ``bench/near_field.py --fit``
+found in simulated rooms.
 
 Pure functions; ``NoiseFloor`` holds the noise. Any thread. Raises nothing: silence and samples of any size give finite numbers.
 """
@@ -50,63 +51,19 @@ NAMES = (
     *("tilt_10", "tilt_21", "tilt_31", "tilt_41", "snr"),
 )
 """Of the features, in their order."""
-WEIGHTS = np.array(
-    [
-        2.95,
-        2.414,
-        4.745,
-        40.99,
-        2.327,
-        2.887,
-        2.213,
-        4.499,
-        4.627,
-        -12.03,
-        5.022,
-        -8.036,
-        -0.04048,
-        -0.1387,
-        -0.1686,
-        -0.06803,
-        0.03051,
-        0.2441,
-        -0.02141,
-        0.0576,
-        -0.003663,
-        -0.06012,
-        -0.07081,
-        0.02168,
-        0.5283,
-        -0.2526,
-        -0.1087,
-        -0.06811,
-        -0.01917,
-        0.04026,
-        -0.01231,
-        -0.0423,
-        -0.1618,
-        -0.1303,
-        -0.04111,
-        -0.08741,
-        0.008882,
-        0.02752,
-        -0.06566,
-        0.04615,
-        0.01773,
-        0.1329,
-        -0.09084,
-        0.04857,
-        -0.02557,
-        0.0008071,
-        -0.1795,
-        0.01741,
-        -9.337e-05,
-        0.004362,
-        0.01886,
-        0.07417,
-    ]
-)
-BIAS = 1.74
+# fmt: off
+WEIGHTS = np.array([
+    3.902, 3.577, 8.673, 47.29, 2.449, 4.334,  # residual, in the order of NAMES
+    3.438, 3.878, 7.21, -13.73, 13.46, -19.91,  # envelope of three bands
+    -0.02195, -0.05014, -0.09451, -0.1068, 0.05024, 0.2537, -0.4688,  # band 0
+    0.03128, -0.158, -0.00896, 0.01922, 0.04172, -0.007684, -0.4669,  # band 1
+    -0.006241, -0.02328, -0.1242, 0.02044, 0.007808, 0.2323, -0.2967,  # band 2
+    -0.08746, 0.0602, -0.1052, -0.008742, -0.004554, 0.03976, -0.4473,  # band 3
+    -0.08695, 0.1364, -0.07014, 0.04653, -0.02618, -0.007777, -0.1158,  # band 4
+    0.009416, 0.002316, 0.01563, 0.02951, 0.1044,  # tilt, speech over noise
+])
+# fmt: on
+BIAS = -13.22
 
 
 def band_powers(samples: Samples) -> Floats:

@@ -16,15 +16,16 @@ progress and keeps the rest. Worker thread. Raises nothing: a measure that is no
         |                      |       near speech in it                   |
         +----- SpeechEnded ----+-------------- SpeechEnded ----------------+
 
-Speech that ends while it is judged gets its verdict at its end. A cut at the maximum length ends a stretch and keeps its verdict.
+Speech that ends before its first verdict, or before it is judged again, gets a verdict at its end. A cut at the maximum length ends a stretch and keeps its verdict.
 """
 
 from __future__ import annotations
 
 import enum
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -39,7 +40,11 @@ JUDGED = ms_to_samples(500)
 JUDGED_AT_MOST = ms_to_samples(1_000)
 """Audio, pauses counted, after which there is one all the same."""
 JUDGED_AGAIN = ms_to_samples(250)
-"""Rejected speech is judged again after so much more speech: somebody near may have begun to speak."""
+"""Rejected speech is judged again after so much more speech: somebody near may have begun to speak, or the first verdict was wrong."""
+JUDGED_LONGER = ms_to_samples(1_000)
+"""So much of the last speech is judged then. Of twice the speech a verdict is wrong less often."""
+HELD = ms_to_samples(1_500)
+"""Audio of a stretch, pauses counted, that is kept for that."""
 DECAY = ms_to_samples(128)
 """Audio after the last speech that is measured with it: how a sound dies away says much about the room."""
 REACHES_BACK = ms_to_samples(3_000)
@@ -49,9 +54,16 @@ NEW_VOICE_DB = 4.0
 
 MIN_DIRECTNESS = -0.5
 """Speech that is less direct is rejected, however loud it is."""
+FIRST_MORE = 1.0
+"""By so much more direct must speech be for the first verdict while it goes on: more of it will be judged soon, and better."""
+MOST_DIRECTNESS = 99.0
+"""Speech does not reach it. A measure that is not finite counts as this."""
+ALLOWED_DB = 6.0
+"""Speech may be so much quieter than usual."""
 PER_DB = 0.5
+"""By so much more direct must it be for each dB beyond that."""
 MOST_MISSING_DB = 12.0
-"""More than this is not held against speech: a voice may whisper after a shout."""
+"""More than this is not held against it: somebody may speak softly after a shout."""
 RISES, FALLS = 0.5, 0.1
 """Share of the difference by which the usual level follows speech that was accepted."""
 
@@ -85,14 +97,14 @@ class FixedLevel:
 
 
 class LearntLevel:
-    """Learns how loud near speech is: what is quieter than that must be more direct than the rest."""
+    """Learns how loud near speech usually is: what is much quieter must be more direct than the rest."""
 
     def __init__(self) -> None:
         self._usual_dbfs: float | None = None
 
     def limits(self, level_dbfs: float) -> NearFieldLimits:
-        """No least level, and a directness that rises by ``PER_DB`` with each dB that is missing to the usual level."""
-        missing = 0.0 if self._usual_dbfs is None else min(max(self._usual_dbfs - level_dbfs, 0.0), MOST_MISSING_DB)
+        """No least level, and a directness that rises with what is missing to the usual level."""
+        missing = 0.0 if self._usual_dbfs is None else min(max(self._usual_dbfs - ALLOWED_DB - level_dbfs, 0.0), MOST_MISSING_DB)
         return NearFieldLimits(QUIETEST_DBFS, round(MIN_DIRECTNESS + PER_DB * missing, 2))
 
     def learn(self, measures: NearFieldMeasures) -> None:
@@ -138,6 +150,7 @@ class NearFieldGate:
         self._now = 0
         self._speech = 0  # in the stretch
         self._judged_at = 0  # so much speech was in it at the last verdict
+        self._judged_again = False
         self._best: tuple[NearFieldMeasures, NearFieldLimits] | None = None  # of the verdicts on the stretch, the one nearest to its limits
 
     @property
@@ -155,7 +168,7 @@ class NearFieldGate:
         results = [result for decision in decisions for result in self._follow(decision)]
         if self._phase is _Phase.JUDGING:
             if self._speech >= JUDGED or self._now - self._start >= JUDGED_AT_MOST:
-                results += self._judge()
+                results += self._judge(FIRST_MORE)
         elif self._phase is _Phase.REJECTED and self._speech >= self._judged_at + JUDGED_AGAIN:
             results += self._judge_again()
         if state is State.QUIET:
@@ -173,12 +186,13 @@ class NearFieldGate:
     def _hold(self, window: _Held) -> None:
         self._held.append(window)
         self._speech += len(window.samples) * window.is_speech
-        while self._phase is _Phase.REJECTED and self._held[0].start < self._now - JUDGED_AT_MOST:
+        while self._held[0].start < self._now - HELD:
             self._held.popleft()
 
     def _forget_stretch(self) -> None:
         self._held.clear()
         self._speech = self._judged_at = 0
+        self._judged_again = False
         self._best = None
 
     def _follow(self, decision: SpeechStarted | SpeechEnded) -> list[Decision]:
@@ -186,7 +200,11 @@ class NearFieldGate:
             self._start = decision.start_sample
             self._phase = self._before if decision.continues else _Phase.JUDGING
             return [decision] if self._phase is _Phase.ACCEPTED else []
-        results = self._judge() if self._phase is _Phase.JUDGING else []
+        results: list[Decision] = []
+        if self._phase is _Phase.JUDGING:
+            results = self._judge(0.0)
+        elif self._phase is _Phase.REJECTED and not self._judged_again and decision.endpoint != "max_duration":
+            results = self._judge_again()
         if self._phase is _Phase.ACCEPTED:
             results.append(decision)
         elif self._phase is _Phase.REJECTED:
@@ -194,9 +212,9 @@ class NearFieldGate:
         self._before, self._phase = self._phase, _Phase.IDLE
         return results
 
-    def _judge(self) -> list[Decision]:
-        """The first verdict on a stretch."""
-        if self._is_near(self._held):
+    def _judge(self, more: float) -> list[Decision]:
+        """The first verdict on a stretch, for which it must be so much more direct than the limit."""
+        if self._is_near(self._held, more):
             return [self._accept(self._start)]
         self._phase = _Phase.REJECTED
         return []
@@ -204,17 +222,20 @@ class NearFieldGate:
     def _judge_again(self) -> list[Decision]:
         """A verdict on the last speech of a rejected stretch."""
         assert self._best is not None  # noqa: S101 -- the first verdict set it
+        self._judged_again = True
         rejected_dbfs, speech = self._best[0].level_dbfs, 0
         last = len(self._held)
-        while last and speech < JUDGED:
+        while last and speech < JUDGED_LONGER:
             last -= 1
             speech += len(self._held[last].samples) * self._held[last].is_speech
         held = list(self._held)[last:]
         if not self._is_near(held):
             return []
         assert self._best is not None  # noqa: S101 -- as above
-        is_new_voice = self._best[0].level_dbfs >= rejected_dbfs + NEW_VOICE_DB
-        start = held[0].start if is_new_voice else max(self._start, self._now - REACHES_BACK)
+        start = max(self._start, self._now - REACHES_BACK)
+        if self._best[0].level_dbfs >= rejected_dbfs + NEW_VOICE_DB:
+            loud = next(window.start for window in held if window.is_speech and _dbfs(window) >= rejected_dbfs + NEW_VOICE_DB)
+            start = max(loud, self._start)
         results: list[Decision] = []
         if start > self._start:
             self._speech -= sum(len(window.samples) for window in self._held if window.is_speech and window.start >= start)
@@ -236,11 +257,12 @@ class NearFieldGate:
         self._speech = self._judged_at = 0
         return SpeechRejected(self._start, end, measures, limits)
 
-    def _is_near(self, held: Sequence[_Held]) -> bool:
+    def _is_near(self, held: Sequence[_Held], more: float = 0.0) -> bool:
         """The verdict on these windows, noted where none on the stretch came nearer to its limits."""
         self._judged_at = self._speech
         measures = self._measures(held)
         limits = self._reference.limits(measures.level_dbfs)
+        limits = replace(limits, directness=limits.directness + more)
         margin = _margin(measures, limits)
         if self._best is None or margin > _margin(*self._best):
             self._best = measures, limits
@@ -254,9 +276,14 @@ class NearFieldGate:
         until = speech[-1].start + len(speech[-1].samples) + DECAY
         samples = np.concatenate([window.samples for window in held if window.start < until])
         found = self._directness_of(samples, level**2, self._floor.powers) if len(samples) >= MIN_SAMPLES else 0.0
-        return NearFieldMeasures(decibels(level), decibels(self._floor.rms), round(found, 2))
+        bounded = round(min(max(found, -MOST_DIRECTNESS), MOST_DIRECTNESS), 2) if math.isfinite(found) else MOST_DIRECTNESS
+        return NearFieldMeasures(decibels(level), decibels(self._floor.rms), bounded)
 
 
 def _margin(measures: NearFieldMeasures, limits: NearFieldLimits) -> float:
     """How far speech is above both limits, one dB counting as much as one of directness; below 0 it is rejected."""
     return min(measures.level_dbfs - limits.level_dbfs, measures.directness - limits.directness)
+
+
+def _dbfs(window: _Held) -> float:
+    return decibels(rms(window.samples))
