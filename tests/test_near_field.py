@@ -113,7 +113,7 @@ def test_far_speech_is_rejected_and_counted() -> None:
     assert isinstance(rejected, SpeechRejected)
     assert (rejected.start_sample, rejected.end_sample) == (10 * WINDOW, 50 * WINDOW)
     assert rejected.measures == NearFieldMeasures(level_dbfs=-26.0, noise_dbfs=-120.0, directness=-5.0)
-    assert rejected.limits == NearFieldLimits(-90.0, -0.5)
+    assert rejected.limits == NearFieldLimits(-90.0, -0.5)  # the best verdict was not the first, whose limit is higher
     assert feed.gate.rejected_samples == feed.detector.rejected_samples == 40 * WINDOW
 
 
@@ -180,6 +180,42 @@ def test_speech_that_turns_out_near_without_a_step_in_its_level_is_recognised_fr
     feed = Feed(gate(directness_of=lambda *_: next(answers))).windows(10, 0.0).windows(60, NEAR)
     assert feed.decisions == [SpeechStarted(10 * WINDOW)]
     assert feed.gate.rejected_samples == 0
+
+
+def constant(value: float) -> Callable[..., float]:
+    return lambda *_: value
+
+
+@pytest.mark.parametrize(("value", "decided_after"), [(0.5, 16), (0.49, 24), (-0.5, 24)], ids=["clear", "less clear", "at the limit"])
+def test_what_is_less_clear_is_accepted_at_the_second_verdict(value: float, decided_after: int) -> None:
+    feed = Feed(gate(directness_of=constant(value))).windows(40, NEAR)
+    assert feed.decisions == [SpeechStarted(0)]
+    assert feed.decided_at == [decided_after * WINDOW]
+
+
+def test_what_is_below_the_limit_is_never_accepted() -> None:
+    feed = Feed(gate(directness_of=constant(-0.51))).windows(140, NEAR).windows(30, 0.0)
+    assert feed.kinds == ["Rejected"]
+
+
+@pytest.mark.parametrize(("value", "kinds"), [(-0.5, ["Started", "Ended"]), (-0.51, ["Rejected"])])
+@pytest.mark.parametrize("windows", [5, 17, 20])
+def test_speech_too_short_for_a_second_verdict_gets_it_at_its_end(windows: int, value: float, kinds: list[str]) -> None:
+    feed = Feed(gate(directness_of=constant(value))).windows(10, 0.0).windows(windows, NEAR).windows(30, 0.0)
+    assert feed.kinds == kinds
+    assert feed.decisions[0].start_sample == 10 * WINDOW
+    assert feed.gate.rejected_samples == (0 if kinds[0] == "Started" else windows * WINDOW)
+
+
+def test_the_last_second_of_speech_is_what_is_judged_again() -> None:
+    judged: list[int] = []
+
+    def noted(samples: Samples, *_: Any) -> float:
+        judged.append(len(samples))
+        return -9.0
+
+    Feed(gate(directness_of=noted)).windows(60, NEAR)
+    assert judged == [windows * WINDOW for windows in (16, 24, 32, 32, 32, 32)]
 
 
 def test_it_reaches_back_three_seconds_at_most() -> None:
@@ -283,16 +319,16 @@ def test_quieter_speech_than_usual_must_be_more_direct() -> None:
     assert least == NearFieldLimits(-120.0, -0.5)
     reference.learn(of_level(-30.0))
     assert reference.limits(-20.0) == reference.limits(-30.0) == least
-    assert [reference.limits(dbfs).directness for dbfs in (-32.0, -36.0, -42.0, -60.0)] == [0.5, 2.5, 5.5, 5.5]
+    assert [reference.limits(dbfs).directness for dbfs in (-36.0, -38.0, -42.0, -48.0, -60.0)] == [-0.5, 0.5, 2.5, 5.5, 5.5]
 
 
 def test_the_usual_level_follows_louder_speech_fast_and_quieter_speech_slowly() -> None:
     reference = LearntLevel()
     reference.learn(of_level(-30.0))
     reference.learn(of_level(-20.0))
-    assert reference.limits(-27.0).directness == 0.5  # 2 dB below -25
+    assert reference.limits(-33.0).directness == 0.5  # 8 dB below -25
     reference.learn(of_level(-35.0))
-    assert reference.limits(-28.0).directness == 0.5  # 2 dB below -26
+    assert reference.limits(-34.0).directness == 0.5  # 8 dB below -26
 
 
 def test_the_gate_teaches_what_it_accepted_and_nothing_else() -> None:

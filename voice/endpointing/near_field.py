@@ -16,7 +16,8 @@ progress and keeps the rest. Worker thread. Raises nothing: a measure that is no
         |                      |       near speech in it                   |
         +----- SpeechEnded ----+-------------- SpeechEnded ----------------+
 
-Speech that ends before its first verdict, or before it is judged again, gets a verdict at its end. A cut at the maximum length ends a stretch and keeps its verdict.
+The first verdict asks for more than the later ones, which rest on more speech. Speech that ends before its second verdict gets it at its
+end. A cut at the maximum length ends a stretch and keeps its verdict.
 """
 
 from __future__ import annotations
