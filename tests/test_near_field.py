@@ -117,6 +117,18 @@ def test_far_speech_is_rejected_and_counted() -> None:
     assert feed.gate.rejected_samples == feed.detector.rejected_samples == 40 * WINDOW
 
 
+def test_the_noise_is_that_of_the_windows_without_speech() -> None:
+    given_noise: list[float] = []
+
+    def noted(samples: Samples, level: float, noise: np.ndarray) -> float:
+        given_noise.append(float(noise[-1]))
+        return -5.0
+
+    feed = Feed(gate(directness_of=noted)).windows(20, 0.005).windows(40, NEAR).windows(30, 0.005)
+    assert feed.decisions[0].measures.noise_dbfs == -46.0
+    assert given_noise == [pytest.approx(0.005**2)] * len(given_noise)
+
+
 @pytest.mark.parametrize(("amplitude", "kinds"), [(NEAR, ["Started", "Ended"]), (FAR, ["Rejected"])])
 def test_short_speech_gets_its_verdict_at_its_end(amplitude: float, kinds: list[str]) -> None:
     feed = Feed(gate()).windows(10, 0.0).windows(5, amplitude).windows(25, 0.0)
@@ -509,6 +521,21 @@ def test_the_audio_of_a_near_voice_over_a_far_one_is_there_and_memory_is_bounded
     assert 20_400 <= started["start_ms"] <= 21_000
     assert stream.first_sample == pytest.approx((started["start_ms"] - 300) * MS, abs=WINDOW)
     assert stream.first_sample + len(stream.audio) == 23 * SAMPLE_RATE_HZ
+
+
+class LongWindows(LoudnessVad):
+    """As fsmn-vad has them."""
+
+    window_samples = 960
+
+
+def test_windows_of_another_length_give_the_same_speech() -> None:
+    made = pipeline(gate(), vad=LongWindows())
+    events = run(made, np.concatenate((silence(1.02), tone(2.04, FAR), silence(1.02), tone(2.04), silence(1.02))))
+    (rejected,), (final,) = of_type(events, "rejected"), of_type(events, "final")
+    assert (rejected["start_ms"], rejected["end_ms"]) == (1_020, 3_060)
+    assert (final["start_ms"], final["end_ms"]) == (4_080, 6_120)
+    assert made.totals.rejected_ms == 2_040
 
 
 def test_without_speech_events_rejected_speech_is_counted_and_not_reported() -> None:
