@@ -497,7 +497,7 @@ def test_accepted_speech_is_decoded_whole_and_rejected_speech_not_at_all() -> No
 
 
 def test_near_speech_gives_the_same_utterances_as_without_a_gate() -> None:
-    audio = np.concatenate((silence(1), tone(0.3), silence(1), tone(7), silence(1), tone(0.2)))
+    audio = np.concatenate((silence(1), tone(0.13), silence(1), tone(0.3), silence(1), tone(7), silence(1), tone(0.2)))
     plain, gated = CountingRecognizer(), CountingRecognizer()
     expected, events = run(pipeline(None, plain), audio), run(pipeline(gate(), gated), audio)
     assert without_ids(of_type(events, "final")) == without_ids(of_type(expected, "final"))

@@ -122,7 +122,7 @@ class SpeechDetector:
     def _gated(self, gate: Gate, start: int, window: Samples, found: list[SpeechStarted | SpeechEnded]) -> list[Decision]:
         decisions = gate.step(start, window, self._endpointer.state, found)
         for decision in decisions:
-            if isinstance(decision, SpeechStarted) and decision not in found and self._endpointer.in_utterance:
+            if isinstance(decision, SpeechStarted):
                 self._endpointer.move_start(decision.start_sample)
         return decisions
 

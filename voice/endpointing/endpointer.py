@@ -174,7 +174,7 @@ class Endpointer:
         return limit
 
     def move_start(self, sample: int) -> None:
-        """Let the utterance in progress start at ``sample``: what came before was not near."""
+        """Let the utterance in progress start at ``sample``: what came before it was not near."""
         self._start = sample
 
     def expected_end(self, now: int) -> SpeechEnded | None:
