@@ -85,8 +85,7 @@ def features(samples: Samples, level: float, noise: Floats) -> Floats:
     frames = sliding_window_view(samples, _FRAME)[::_HOP].astype(np.float64)
     energies = np.square(frames).mean(axis=1)
     frames = frames[energies >= energies.max() * _QUIET_FRAMES]
-    found = np.concatenate((_residual_measures(frames), _envelope_measures(frames), _band_measures(_short_time(samples), level, noise)))
-    return np.nan_to_num(found)
+    return np.concatenate((_residual_measures(frames), _envelope_measures(frames), _band_measures(_short_time(samples), level, noise)))
 
 
 def directness(samples: Samples, level: float, noise: Floats) -> float:
