@@ -58,7 +58,7 @@ MIN_DIRECTNESS = -0.5
 FIRST_MORE = 1.0
 """By so much more direct must speech be for the first verdict while it goes on: more of it will be judged soon, and better."""
 MOST_DIRECTNESS = 99.0
-"""Speech does not reach it. A measure that is not finite counts as this."""
+"""A measure that is not finite counts as this."""
 ALLOWED_DB = 6.0
 """Speech may be so much quieter than usual."""
 PER_DB = 0.5
@@ -277,8 +277,7 @@ class NearFieldGate:
         until = speech[-1].start + len(speech[-1].samples) + DECAY
         samples = np.concatenate([window.samples for window in held if window.start < until])
         found = self._directness_of(samples, level**2, self._floor.powers) if len(samples) >= MIN_SAMPLES else 0.0
-        bounded = round(min(max(found, -MOST_DIRECTNESS), MOST_DIRECTNESS), 2) if math.isfinite(found) else MOST_DIRECTNESS
-        return NearFieldMeasures(decibels(level), decibels(self._floor.rms), bounded)
+        return NearFieldMeasures(decibels(level), decibels(self._floor.rms), round(found, 2) if math.isfinite(found) else MOST_DIRECTNESS)
 
 
 def _margin(measures: NearFieldMeasures, limits: NearFieldLimits) -> float:
