@@ -23,6 +23,7 @@ from voice.output.events import (
     FinalEvent,
     PartialEvent,
     SpeechEndedEvent,
+    SpeechRejectedEvent,
     SpeechStartedEvent,
     StatusEvent,
     TokenTime,
@@ -77,6 +78,16 @@ EXAMPLES: dict[str, AnyEvent] = {
     "speech started": SpeechStartedEvent(trace_id=TRACE_ID, start_ms=1_000),
     "wake": WakeEvent(trace_id=TRACE_ID, word="小智小智", start_ms=1_000, end_ms=1_600),
     "speech ended": SpeechEndedEvent(trace_id=TRACE_ID, end_ms=1_720, endpoint="silence"),
+    "speech rejected": SpeechRejectedEvent(
+        trace_id=TRACE_ID,
+        start_ms=1_000,
+        end_ms=1_720,
+        level_dbfs=-28.0,
+        noise_dbfs=-60.0,
+        directness=-3.0,
+        min_level_dbfs=-120.0,
+        min_directness=-0.5,
+    ),
 }
 VALIDATOR = Draft202012Validator(schema())
 

@@ -31,7 +31,7 @@ from voice.models.converted import OnnxModel
 from voice.models.directory import blaming
 from voice.models.funasr_model import AcceleratorOutOfMemory, FunasrModel
 from voice.models.weights import Models, is_same_weights, optional
-from voice.options import remote_recognizer, wake_gate, with_wake_words
+from voice.options import near_field_gate, remote_recognizer, wake_gate, with_wake_words
 from voice.output.wire import new_trace_id
 from voice.pipeline import Pipeline, PipelineSettings
 from voice.recognition.engine import ChunkPreset, Engine
@@ -120,6 +120,7 @@ def build_pipeline(
         new_trace_id=new_trace_id,
         keep=gate.keep if gate else keep,
         gate=gate,
+        near_field=near_field_gate(settings),
     )
     log.info(
         "pipeline_built",
@@ -128,6 +129,7 @@ def build_pipeline(
         engine="remote" if settings.server else "onnx" if isinstance(loaded, OnnxModel) else "torch",
         device=None if loaded is None else loaded.device,
         vad=settings.vad.engine,
+        near_field=settings.vad.near_field,
         punctuation=punctuator is not None,
         emotion=emotion is not None,
     )

@@ -154,6 +154,19 @@ class Wake(Event):
 
 
 @dataclass(frozen=True)
+class SpeechRejected(Event):
+    """Somebody spoke who is not near the microphone: it is not recognised."""
+
+    start_ms: int = 0
+    end_ms: int = 0
+    level_dbfs: float = 0.0
+    noise_dbfs: float = 0.0
+    directness: float = 0.0
+    min_level_dbfs: float = 0.0
+    min_directness: float = 0.0
+
+
+@dataclass(frozen=True)
 class Abandoned(Event):
     """The service ended in the middle of an utterance: its final will not come. ``text`` was shown last."""
 
@@ -170,6 +183,7 @@ _CLASSES: dict[str, type[Event]] = {
     "voice.speech.started": SpeechStarted,
     "voice.speech.ended": SpeechEnded,
     "voice.wake": Wake,
+    "voice.speech.rejected": SpeechRejected,
 }
 
 

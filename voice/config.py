@@ -102,7 +102,14 @@ class VadSettings(Section):
     min_speech_ms: Annotated[int, Field(ge=0, le=2_000)]
     pre_roll_ms: Annotated[int, Field(ge=0, le=2_000)]
     min_rms: Annotated[float, Field(ge=0, le=1)]
+    near_field: Annotated[float, Field(ge=-90, le=-10)] | Literal["off", "auto"]
     max_utterance_sec: Annotated[float, Field(ge=5, le=300)]
+
+    @field_validator("near_field", mode="before")
+    @classmethod
+    def _off_without_quotes(cls, value: object) -> object:
+        """Take YAML's ``off``, which is false there, as the word."""
+        return "off" if value is False else value
 
     @property
     def thresholds(self) -> tuple[float, float]:

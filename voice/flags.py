@@ -123,6 +123,7 @@ def add_decoding_flags(parser: argparse.ArgumentParser) -> None:
     decoding.add_argument("--hotwords", dest="hotwords", metavar="FILE", help="words to prefer, one a line, each with an optional weight")
     decoding.add_argument("--itn", dest="final.itn", action="store_true", help="write the numbers of finals in digits")
     decoding.add_argument("--endpoint-silence-ms", dest="endpoint_silence_ms", metavar="MS", help="silence that ends an utterance")
+    decoding.add_argument("--near-field", dest="vad.near_field", metavar="off|auto|DBFS", help="reject speech that is not near, or quieter")
 
 
 def _add_output_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Settings -> optional parts of a pipeline that the process may do without: wake words, a server that recognises.
+"""Settings -> parts of a pipeline that it may do without: the near-field gate, wake words, a server that recognises.
 
 Nothing of a part is imported unless it is asked for. No state.
 """
@@ -12,6 +12,7 @@ import structlog
 
 from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.config import Settings
+from voice.endpointing.detector import Gate
 from voice.hotword_list import Hotword, HotwordList
 from voice.recognition.recognizer import Recognizer
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from voice.wake import WakeGate
 
 log = structlog.get_logger()
+
+
+def near_field_gate(settings: Settings) -> Gate | None:
+    """What rejects speech that is not near; None where that is off."""
+    near_field = settings.vad.near_field
+    if near_field == "off":
+        return None
+    from voice.endpointing.near_field import FixedLevel, LearntLevel, NearFieldGate  # noqa: PLC0415 -- off means not imported
+
+    return NearFieldGate(LearntLevel() if near_field == "auto" else FixedLevel(near_field))
 
 
 def wake_gate(settings: Settings, keep: Callable[[str, Samples], None] | None) -> WakeGate:

@@ -20,13 +20,23 @@ from voice.audio import SAMPLE_RATE_HZ, AudioBlock, Samples, samples_to_ms
 from voice.awaited import Awaited
 from voice.capture.resample import Channel
 from voice.conclusion import Conclusion, UtteranceSummary
-from voice.endpointing.detector import SpeechDetector
-from voice.endpointing.endpointer import EndpointerSettings, SpeechEnded, SpeechStarted, VoiceActivity
+from voice.endpointing.detector import Decision, SpeechDetector
+from voice.endpointing.detector import Gate as NearFieldGate
+from voice.endpointing.endpointer import EndpointerSettings, SpeechEnded, SpeechRejected, SpeechStarted, VoiceActivity
 from voice.errors import ErrorCode, describe, log_fields
 from voice.finalization.finalizer import Finalizer
 from voice.intake import BadSamples, Intake, SignalEnd, Window
 from voice.losses import LossLedger, Settled
-from voice.output.events import AnyEvent, ErrorEvent, FinalEvent, PartialEvent, SpeechEndedEvent, SpeechStartedEvent, Totals
+from voice.output.events import (
+    AnyEvent,
+    ErrorEvent,
+    FinalEvent,
+    PartialEvent,
+    SpeechEndedEvent,
+    SpeechRejectedEvent,
+    SpeechStartedEvent,
+    Totals,
+)
 from voice.output.wire import emotion_event
 from voice.recognition.recognizer import Recognizer
 from voice.transcript import Endpoint, Hypothesis
@@ -84,9 +94,22 @@ class Pipeline:
         ledger: LossLedger,
         new_trace_id: Callable[[], str],
         keep: Callable[[str, Samples], None] | None = None,
+        near_field: NearFieldGate | None = None,
         gate: Gate | None = None,
     ) -> None:
-        """Put stages together; ``keep`` is given the trace id of each utterance that ended and the audio that was decoded."""
+        """Put stages together.
+
+        Args:
+            settings: of the stages that are made here.
+            vad: the voice activity model of this signal.
+            recognizer: makes the stream of each utterance.
+            finalizer: completes the finals.
+            ledger: owns the losses of the signal.
+            new_trace_id: one for each call.
+            keep: is given the trace id of each utterance that ended and the audio that was decoded.
+            near_field: lets near speech pass only; None lets all pass.
+            gate: lets events pass; None lets all pass.
+        """
         self._settings = settings
         self._recognizer = recognizer
         self._finalizer = finalizer
@@ -95,12 +118,14 @@ class Pipeline:
         self._keep = keep
         self._gate = gate
         self._intake = Intake(settings.channel, vad.window_samples, settings.endpointer.endpoint_silence, ledger)
-        self._detector = SpeechDetector(vad, settings.endpointer)
+        self._detector = SpeechDetector(vad, settings.endpointer, near_field)
         self._history = AudioHistory()
-        self._decisions: deque[SpeechStarted | SpeechEnded] = deque()
+        self._decisions: deque[Decision] = deque()
         self._utterance: Utterance | None = None
         self._awaited = Awaited()
         self._last_fed = 0
+        self._signal_start = 0  # of the signal of the last window
+        self._lost_early = 0  # in speech that near_field holds back
         self._load_sec = 0.0
         self._events: list[AnyEvent] = []
         self._admitted: list[AnyEvent] = []
@@ -303,25 +328,33 @@ class Pipeline:
         if self._utterance:
             began_before = self._intake.end - self._utterance.start_sample > _LATE_SAMPLES
             self._utterance.lost_samples += lost.here_samples + (lost.late_samples if began_before else 0)
+        elif self._detector.held_from is not None:
+            self._lost_early += lost.here_samples
 
     def _take_window(self, window: Window) -> None:
+        self._signal_start = self._intake.signal_start
         self._history.append(window.start, window.samples)
         self._decisions.extend(self._detector.accept(window.start, window.samples, window.following))
         if failure := self._detector.take_failure():
             self._error("vad_failed", failure)
-        if self._utterance is None and self._detector.is_quiet:
-            self._history.forget_before(window.end - self._settings.pre_roll - self._settings.endpointer.min_speech)
+        if self._utterance is None and not self._decisions:
+            if self._detector.is_quiet:
+                self._history.forget_before(window.end - self._settings.pre_roll - self._settings.endpointer.min_speech)
+            elif (held_from := self._detector.held_from) is not None:
+                self._history.forget_before(held_from - self._settings.pre_roll)
 
-    def _follow(self, decision: SpeechStarted | SpeechEnded) -> None:
+    def _follow(self, decision: Decision) -> None:
         if isinstance(decision, SpeechStarted):
             self._begin_utterance(decision)
+        elif isinstance(decision, SpeechRejected):
+            self._report_rejected(decision)
         elif self._utterance:
             self._utterance.end(decision)
             self._conclude(self._utterance)
 
     def _begin_utterance(self, started: SpeechStarted) -> None:
         pre_roll = 0 if started.continues else self._settings.pre_roll
-        audio_start = max(started.start_sample - pre_roll, self._last_fed, self._intake.signal_start)
+        audio_start = max(started.start_sample - pre_roll, self._last_fed, self._signal_start)
         self._history.forget_before(audio_start)
         trace_id = self._new_trace_id()
         if self._settings.speech_events:
@@ -334,6 +367,22 @@ class Pipeline:
             recognizer=self._recognizer,
             finalizer=self._finalizer,
         )
+        self._utterance.lost_samples, self._lost_early = self._lost_early, 0
+
+    def _report_rejected(self, rejected: SpeechRejected) -> None:
+        self._lost_early = 0
+        if self._settings.speech_events:
+            event = SpeechRejectedEvent(
+                trace_id=self._new_trace_id(),
+                start_ms=samples_to_ms(rejected.start_sample),
+                end_ms=samples_to_ms(rejected.end_sample),
+                level_dbfs=rejected.measures.level_dbfs,
+                noise_dbfs=rejected.measures.noise_dbfs,
+                directness=rejected.measures.directness,
+                min_level_dbfs=rejected.limits.level_dbfs,
+                min_directness=rejected.limits.directness,
+            )
+            self._emit(event)
 
     @property
     def _keeps_up(self) -> bool:

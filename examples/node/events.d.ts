@@ -139,6 +139,31 @@ export interface SpeechEndedEvent {
   endpoint: "silence" | "max_duration" | "requested" | "muted" | "end_of_input" | "shutdown" | "audio_lost";
 }
 
+export interface SpeechRejectedEvent {
+  type: "voice.speech.rejected";
+  /** Wall clock when the line was written, ms since the epoch. */
+  ts: number;
+  /** One per utterance; an error that belongs to none gets its own. */
+  trace_id: string;
+  source: "voice.asr";
+  /** Lines of this process, from 1, without a gap. */
+  seq: number;
+  /** ms on the audio clock: 0 is the first sample the process captured. */
+  start_ms: number;
+  /** After its last speech, or where near speech began. */
+  end_ms: number;
+  /** Root mean square of the speech, pauses not counted, in dB relative to full scale. */
+  level_dbfs: number;
+  /** Root mean square of the noise before it, in dB relative to full scale. */
+  noise_dbfs: number;
+  /** Above 0 its sound is rather direct, below 0 rather reflected by the room; natural logarithm of the odds. */
+  directness: number;
+  /** Speech with a smaller level_dbfs is rejected. */
+  min_level_dbfs: number;
+  /** Speech with a smaller directness is rejected. */
+  min_directness: number;
+}
+
 export interface SpeechStartedEvent {
   type: "voice.speech.started";
   /** Wall clock when the line was written, ms since the epoch. */
@@ -197,7 +222,7 @@ export interface Totals {
   empty_utterances: number;
   audio_ms: number;
   lost_ms: number;
-  /** Speech quieter than vad.min_rms. */
+  /** Speech that was not recognised: quieter than vad.min_rms, or not near (vad.near_field). */
   rejected_ms: number;
   errors: number;
   /** Utterances with text that no wake word let through; only with wake words. */
@@ -223,4 +248,4 @@ export interface WakeEvent {
   captured_ts: number;
 }
 
-export type AnyEvent = EmotionEvent | ErrorEvent | FinalEvent | LevelEvent | PartialEvent | SpeechEndedEvent | SpeechStartedEvent | StatusEvent | WakeEvent;
+export type AnyEvent = EmotionEvent | ErrorEvent | FinalEvent | LevelEvent | PartialEvent | SpeechEndedEvent | SpeechRejectedEvent | SpeechStartedEvent | StatusEvent | WakeEvent;

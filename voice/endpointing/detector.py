@@ -1,27 +1,67 @@
 """Voice activity and endpointing as one step: windows of the signal -> where speech starts and ends.
 
-It owns the voice activity model's stream and the endpointer. A window at which the model gives no number counts as silence; the first of a
-series is reported (``take_failure``). After any other exception ``recover`` renews the model's state. Worker thread.
+It owns the voice activity model's stream, the endpointer and, where there is one, the gate that lets only near speech pass. A window at
+which the model gives no number counts as silence; the first of a series is reported (``take_failure``). After any other exception
+``recover`` renews the model's state. Worker thread.
 """
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import structlog
 
 from voice.audio import Samples, rms
-from voice.endpointing.endpointer import Endpointer, EndpointerSettings, SpeechEnded, SpeechStarted, State, VadFailed, VoiceActivity
+from voice.endpointing.endpointer import (
+    Endpointer,
+    EndpointerSettings,
+    SpeechEnded,
+    SpeechRejected,
+    SpeechStarted,
+    State,
+    VadFailed,
+    VoiceActivity,
+)
 from voice.errors import describe
 from voice.transcript import Endpoint
 
 log = structlog.get_logger()
 
+Decision = SpeechStarted | SpeechEnded | SpeechRejected
+
+
+class Gate(Protocol):
+    """Decides which of the speech that was found is recognised."""
+
+    @property
+    def rejected_samples(self) -> int:
+        """Speech that was not, since the process started."""
+
+    @property
+    def held_from(self) -> int | None:
+        """Audio from this sample on may belong to an utterance that is decided late; None where nothing is held back."""
+
+    def step(self, start: int, window: Samples, state: State, decisions: list[SpeechStarted | SpeechEnded]) -> list[Decision]:
+        """The decisions that hold after a window.
+
+        Args:
+            start: sample index of its first sample.
+            window: float32, (num_samples,), 16 kHz mono; may be kept.
+            state: of the endpointer after it.
+            decisions: of the endpointer at it.
+        """
+
+    def end(self, decisions: list[SpeechEnded]) -> list[Decision]:
+        """The decisions that hold at the end of the signal."""
+
 
 class SpeechDetector:
     """A voice activity model and the decisions on its answers."""
 
-    def __init__(self, vad: VoiceActivity, settings: EndpointerSettings) -> None:
+    def __init__(self, vad: VoiceActivity, settings: EndpointerSettings, gate: Gate | None = None) -> None:
         self._vad = vad
         self._endpointer = Endpointer(settings)
+        self._gate = gate
         self._accepting = False
         self._fails = False
         self._failure: str | None = None
@@ -38,23 +78,30 @@ class SpeechDetector:
 
     @property
     def rejected_samples(self) -> int:
-        """Speech quieter than ``min_rms`` so far."""
-        return self._endpointer.rejected_samples
+        """Speech so far that was quieter than ``min_rms``, or that the gate rejected."""
+        return self._endpointer.rejected_samples + (self._gate.rejected_samples if self._gate else 0)
+
+    @property
+    def held_from(self) -> int | None:
+        """Audio from this sample on may belong to an utterance that is decided late; None where no gate holds speech back."""
+        return self._gate.held_from if self._gate else None
 
     def expected_end(self, now: int) -> SpeechEnded | None:
         """The end of the utterance in flight, should speech not resume; None before so much silence that audio waits for it."""
         return self._endpointer.expected_end(now)
 
-    def accept(self, start: int, window: Samples, following: Samples) -> list[SpeechStarted | SpeechEnded]:
+    def accept(self, start: int, window: Samples, following: Samples) -> list[Decision]:
         """Take the window that begins at sample ``start``; ``following`` are the next ones, as far as they are known."""
         self._accepting = True
-        decisions = self._endpointer.step(start, start + len(window), self._probability(window, following), rms(window))
+        found = self._endpointer.step(start, start + len(window), self._probability(window, following), rms(window))
+        decisions: list[Decision] = [*found] if self._gate is None else self._gated(self._gate, start, window, found)
         self._accepting = False
         return decisions
 
-    def end(self, at: int, endpoint: Endpoint) -> list[SpeechEnded]:
+    def end(self, at: int, endpoint: Endpoint) -> list[Decision]:
         """The signal ends at sample ``at``: so does the utterance in flight. ``reset`` follows."""
-        return self._endpointer.end(at, endpoint)
+        ended = self._endpointer.end(at, endpoint)
+        return [*ended] if self._gate is None else self._gate.end(ended)
 
     def reset(self) -> None:
         """Forget the signal so far: the next window does not follow it."""
@@ -71,6 +118,13 @@ class SpeechDetector:
         """What the first window of a series without an answer is to be reported with."""
         failure, self._failure = self._failure, None
         return failure
+
+    def _gated(self, gate: Gate, start: int, window: Samples, found: list[SpeechStarted | SpeechEnded]) -> list[Decision]:
+        decisions = gate.step(start, window, self._endpointer.state, found)
+        for decision in decisions:
+            if isinstance(decision, SpeechStarted):
+                self._endpointer.move_start(decision.start_sample)
+        return decisions
 
     def _probability(self, window: Samples, following: Samples) -> float:
         try:

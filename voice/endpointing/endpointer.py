@@ -82,6 +82,40 @@ class SpeechEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class NearFieldMeasures:
+    """What was measured of some speech to judge whether somebody near spoke it."""
+
+    level_dbfs: float
+    """Root mean square of the windows with speech, dB relative to full scale; pauses are not counted."""
+    noise_dbfs: float
+    """Root mean square of the noise before it, tracked while nobody spoke."""
+    directness: float
+    """How direct its sound is: above 0 rather direct, below 0 rather reflected by the room; natural logarithm of the odds."""
+
+
+@dataclass(frozen=True, slots=True)
+class NearFieldLimits:
+    """What speech must reach to be near; both."""
+
+    level_dbfs: float
+    directness: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechRejected:
+    """Speech was not near: it is not recognised."""
+
+    start_sample: int
+    """First sample of the first speech window."""
+    end_sample: int
+    """Index after its last speech window, or where a near voice began."""
+    measures: NearFieldMeasures
+    """Of the part that came nearest to the limits."""
+    limits: NearFieldLimits
+    """Those that it did not reach."""
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointerSettings:
     """Lengths in samples at 16 kHz."""
 
@@ -138,6 +172,10 @@ class Endpointer:
         if self.state is State.STOPPING:
             limit = min(limit, self._silence_start + self._settings.speculate_after)
         return limit
+
+    def move_start(self, sample: int) -> None:
+        """Let the utterance in progress start at ``sample``: what came before it was not near."""
+        self._start = sample
 
     def expected_end(self, now: int) -> SpeechEnded | None:
         """The end of the utterance if nobody speaks any more; None before ``speculate_after`` samples of silence."""

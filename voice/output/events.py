@@ -210,7 +210,9 @@ class Totals(Switchable):
     empty_utterances: Annotated[int, Field(ge=0, description="Utterances in which nothing was recognised: no event was sent.")] = 0
     audio_ms: Annotated[int, Field(ge=0)] = 0
     lost_ms: Annotated[int, Field(ge=0)] = 0
-    rejected_ms: Annotated[int, Field(ge=0, description="Speech quieter than vad.min_rms.")] = 0
+    rejected_ms: Annotated[
+        int, Field(ge=0, description="Speech that was not recognised: quieter than vad.min_rms, or not near (vad.near_field).")
+    ] = 0
     errors: Annotated[int, Field(ge=0)] = 0
     unwoken_utterances: Annotated[
         int, Field(ge=0, description="Utterances with text that no wake word let through; only with wake words.")
@@ -288,8 +290,36 @@ class WakeEvent(Event):
     captured_ts: CapturedTs = 0
 
 
+class SpeechRejectedEvent(Event):
+    """Speech was not near, so it is not recognised (only with --status-events and vad.near_field)."""
+
+    type: Literal["voice.speech.rejected"] = "voice.speech.rejected"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: Literal["voice.asr"] = "voice.asr"
+    seq: Seq = 0
+    start_ms: AudioMs
+    end_ms: Annotated[AudioMs, Field(description="After its last speech, or where near speech began.")]
+    level_dbfs: Annotated[float, Field(description="Root mean square of the speech, pauses not counted, in dB relative to full scale.")]
+    noise_dbfs: Annotated[float, Field(description="Root mean square of the noise before it, in dB relative to full scale.")]
+    directness: Annotated[
+        float, Field(description="Above 0 its sound is rather direct, below 0 rather reflected by the room; natural logarithm of the odds.")
+    ]
+    min_level_dbfs: Annotated[float, Field(description="Speech with a smaller level_dbfs is rejected.")]
+    min_directness: Annotated[float, Field(description="Speech with a smaller directness is rejected.")]
+
+
 AnyEvent = (
-    PartialEvent | FinalEvent | EmotionEvent | ErrorEvent | StatusEvent | LevelEvent | SpeechStartedEvent | SpeechEndedEvent | WakeEvent
+    PartialEvent
+    | FinalEvent
+    | EmotionEvent
+    | ErrorEvent
+    | StatusEvent
+    | LevelEvent
+    | SpeechStartedEvent
+    | SpeechEndedEvent
+    | SpeechRejectedEvent
+    | WakeEvent
 )
 
 
