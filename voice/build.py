@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import structlog
@@ -25,6 +25,7 @@ from voice.finalization.finalizer import Finalizer, SecondPass, TextStep
 from voice.finalization.hotword_repair import HotwordRepair
 from voice.finalization.number_format import NumberFormat
 from voice.finalization.punctuation import CtTransformer, OnnxPunctuation, create_punctuator
+from voice.finalization.side_model import SideModel
 from voice.hotword_list import HotwordList
 from voice.losses import LossLedger
 from voice.models.converted import OnnxModel
@@ -33,6 +34,7 @@ from voice.models.funasr_model import AcceleratorOutOfMemory, FunasrModel
 from voice.models.weights import Models, is_same_weights, optional
 from voice.output.wire import new_trace_id
 from voice.pipeline import Pipeline, PipelineSettings
+from voice.places import EMBEDDED
 from voice.recognition.engine import ChunkPreset, Engine
 from voice.recognition.hotwords import HotwordGraphs
 from voice.recognition.offline_pass import OfflinePass
@@ -42,6 +44,9 @@ from voice.recognition.second_pass import SamePass
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
 from voice.recognition.torch_engine import TorchEngine
+
+if TYPE_CHECKING:
+    from voice.finalization.speakers import SpeakerBook, SpeakerLabeller
 
 log = structlog.get_logger()
 
@@ -56,6 +61,8 @@ class Built:
     pipeline: Pipeline
     problems: tuple[ModelLoadFailed, ...]
     """Optional models that could not be found, loaded or used; the pipeline runs without them."""
+    speakers: SpeakerBook | None = None
+    """None where the settings want none."""
 
 
 def build_pipeline(
@@ -79,12 +86,15 @@ def build_pipeline(
 
     Raises:
         ModelLoadFailed: recognition or voice activity cannot work with its weights.
+        ConfigInvalid: the directory of the known speakers cannot be used.
     """
     problems = list(models.problems)
     engine = _usable(models.recognition, lambda loaded: create_engine(loaded, settings.model.temperature))
     vad: VoiceActivity = SileroVad() if models.vad is None else _usable(models.vad, _warm_fsmn)
     punctuator = _optional(models.punctuation, create_punctuator, problems)
     emotion = _optional(models.emotion, lambda loaded: _emotion_labeller(loaded, settings), problems)
+    labeller, speakers = _speakers(models, settings, problems) if settings.speakers.enabled else (None, None)
+    side_models: list[SideModel] = [each for each in (labeller, emotion) if each]
     second_pass: SecondPass | None
     if is_same_weights(settings):
         second_pass = SamePass(engine, HotwordGraphs(hotwords.current, engine.vocabulary.tokens))
@@ -95,7 +105,8 @@ def build_pipeline(
     recognizer = build_recognizer(settings, mode, engine, HotwordGraphs(hotwords.current, engine.vocabulary.tokens))
     _usable(models.recognition, lambda _: _warm_up(recognizer))
     steps = _text_steps(settings, hotwords, punctuator)
-    finalizer = Finalizer(steps, [emotion] if emotion else [], second_pass, max_wait_sec=_max_wait_sec(settings))
+    max_wait_sec = _max_wait_sec(settings)
+    finalizer = Finalizer(steps, side_models, second_pass, max_wait_sec=max_wait_sec, with_speaker=settings.speakers.enabled)
     pipeline = Pipeline(_pipeline_settings(settings), vad, recognizer, finalizer, ledger=ledger, new_trace_id=new_trace_id, keep=keep)
     log.info(
         "pipeline_built",
@@ -107,7 +118,7 @@ def build_pipeline(
         punctuation=punctuator is not None,
         emotion=emotion is not None,
     )
-    return Built(pipeline, tuple(problems))
+    return Built(pipeline, tuple(problems), speakers)
 
 
 def create_engine(model: FunasrModel | OnnxModel, temperature: float) -> Engine:
@@ -138,6 +149,22 @@ def _optional(model: _Model | None, use: Callable[[_Model], _Part], problems: li
 def _emotion_labeller(model: FunasrModel | OnnxModel, settings: Settings) -> EmotionLabeller:
     name = str(model.directory) if settings.embedded else settings.emotion.model
     return EmotionLabeller(create_emotion_model(model, name), _emotion_settings(settings))
+
+
+def _speakers(models: Models, settings: Settings, problems: list[ModelLoadFailed]) -> tuple[SpeakerLabeller | None, SpeakerBook]:
+    """What labels speakers, None where the model cannot be used, and what names and keeps them.
+
+    Raises:
+        ConfigInvalid: the directory of the known speakers cannot be used.
+    """
+    from voice.finalization import speakers_setup  # noqa: PLC0415 -- only where the settings want speakers
+
+    embedded = settings.embedded and models.speaker is not None and models.speaker.directory == EMBEDDED / "speaker"
+    name = str(models.speaker.directory) if embedded and models.speaker else settings.speakers.model
+    model = _optional(models.speaker, lambda loaded: speakers_setup.probed_model(loaded, name), problems)
+    return (
+        (None, speakers_setup.no_speakers()) if model is None else speakers_setup.open_speakers(model, settings.speakers, embedded=embedded)
+    )
 
 
 def _text_steps(

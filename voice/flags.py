@@ -109,6 +109,9 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--second-pass", dest="final.second_pass", metavar="off|same|NAME|DIR", help="decodes finals with full context")
     model.add_argument("--punctuation-model", dest="final.punctuation_model", metavar="NAME|DIR|off", help="adds punctuation to finals")
     model.add_argument("--emotion-model", dest="emotion.model", metavar="NAME|DIR", help="emotion2vec+ model")
+    model.add_argument("--speakers", dest="speakers.enabled", action="store_true", help="label finals with their speakers: A, B, ...")
+    model.add_argument("--speaker-model", dest="speakers.model", metavar="NAME|DIR", help="CAM++ model")
+    model.add_argument("--speaker-db", dest="speakers.db", metavar="DIR", help="keep voices and their names from run to run")
     model.add_argument("--no-emotion", dest="emotion.enabled", action="store_false", help="do not label finals with emotions")
 
 

@@ -19,7 +19,8 @@ import structlog
 from voice.audio import AudioBlock
 from voice.capture.source import AudioSource
 from voice.capture_times import CaptureTimes, captured_ms
-from voice.errors import EXIT_OK, AudioDeviceUnavailable, ControlInvalid, InputError, VoiceError, describe, log_fields
+from voice.errors import EXIT_OK, AudioDeviceUnavailable, ControlInvalid, ErrorCode, InputError, VoiceError, describe, log_fields
+from voice.finalization.side_model import SpeakerNames
 from voice.level import LevelMonitor, LevelProblem
 from voice.output.event_queue import EventSink
 from voice.output.events import AnyEvent, ErrorEvent, FinalEvent, PartialEvent
@@ -37,9 +38,8 @@ _READ_TIMEOUT_SEC = 0.25
 _GATHER_SEC = 0.15
 """While nobody speaks, so much audio may gather before it is looked at: two blocks of the default length, which halves the wake-ups. The
 start of speech is noticed up to a block later; no text is, since the first token needs more audio than that."""
-_DRAIN_SEC = 2.0
+_DRAIN_SEC, _LAST_RECORDINGS_SEC = 2.0, 0.5
 """Audio that waits at a stop is decoded for so long; the rest counts as lost, so that the final comes within 3 s."""
-_LAST_RECORDINGS_SEC = 0.5
 _LATE_LABELS_SEC, _LATE_LABELS_STOPPED_SEC = 10.0, 0.5
 """At the end of the input, or at a stop, labels that are still being computed are waited for so long."""
 _COMMAND_WAITS_SEC = 1.0
@@ -63,6 +63,7 @@ class Listening:
         control: ControlChannel | None = None,
         recorder: Recorder | None = None,
         monitor: LevelMonitor | None = None,
+        speakers: SpeakerNames | None = None,
     ) -> None:
         """Take everything that a run needs: the source is open, the models of the pipeline are loaded.
 
@@ -77,7 +78,9 @@ class Listening:
         self._status = status
         self._max_failures = max_failures
         self._control = control
-        self._recorder = recorder
+        self._speakers = speakers
+        self._keepers: list[tuple[ErrorCode, Recorder | SpeakerNames]] = [("record_failed", recorder)] if recorder else []
+        self._keepers += [("speaker_failed", speakers)] if speakers else []
         self._monitor = monitor
         self._times = CaptureTimes()
         self._commands: deque[TimedCommand] = deque()
@@ -189,7 +192,9 @@ class Listening:
     def _follow(self, timed: TimedCommand) -> None:
         log.info("command", command=timed.command)
         answer = {} if timed.id is None else {"id": timed.id}
-        if timed.command == "mute" and not self._muted:
+        if timed.command == "name_speaker" and self._speakers and (refused := self._speakers.name(timed.label, timed.name)):
+            self._write(self._pipeline.report_error(refused.error_code, describe(refused), recoverable=True))
+        elif timed.command == "mute" and not self._muted:
             self._muted = True
             self._finish("muted")
             self._status("muted", **answer)
@@ -249,12 +254,11 @@ class Listening:
         self._write(self._pipeline.late_labels(_LATE_LABELS_STOPPED_SEC if self._stop.requested else 0.0, last=True))
 
     def _report_recordings(self, wait_sec: float = 0.0) -> None:
-        """Report missing recordings, once until one could be written again; what still waits to be written gets so long."""
-        if self._recorder is None:
-            return
-        self._recorder.drain(wait_sec)
-        for reason in self._recorder.take_failures():
-            self._write(self._pipeline.report_error("record_failed", reason, recoverable=True))
+        """Report what could not be written, once until it can be again; what still waits to be written gets so long."""
+        for code, keeper in self._keepers:
+            keeper.drain(wait_sec)
+            for reason in keeper.take_failures():
+                self._write(self._pipeline.report_error(code, reason, recoverable=True))
 
     def _guarded(self, call: Callable[[], list[AnyEvent]], block: AudioBlock | None = None) -> None:
         """Run the pipeline, perhaps on a block; an exception costs neither the process nor the final, unless it keeps coming."""
@@ -286,13 +290,8 @@ class Listening:
     def _log_utterance(self, summary: UtteranceSummary) -> None:
         """The one canonical line of an utterance; no recognised text."""
         audio_sec = max(summary.end_sample - summary.start_sample, 1) / 16_000
-        log.info(
-            "utterance_finished",
-            **summary.log_fields,
-            compute_ms=round(self._compute_sec * 1000),
-            real_time_factor=round(self._compute_sec / audio_sec, 3),
-            queue_peak_sec=round(self._queue_peak_sec, 2),
-        )
+        costs = {"compute_ms": round(self._compute_sec * 1000), "real_time_factor": round(self._compute_sec / audio_sec, 3)}
+        log.info("utterance_finished", **summary.log_fields, **costs, queue_peak_sec=round(self._queue_peak_sec, 2))
         self._compute_sec = self._queue_peak_sec = 0.0
 
     def _write(self, events: list[AnyEvent]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from features import WORKSPACE
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "models" / "embedded"
-MODELS = {"asr": "recognition", "punctuation": "punctuation", "emotion": "emotion"}
+MODELS = {"asr": "recognition", "punctuation": "punctuation", "emotion": "emotion", "speaker": "speaker"}
 FILES = ("am.mvn", "config.yaml", "configuration.json", "model.pt", "tokens.json", "tokens.txt")
 
 

@@ -88,6 +88,14 @@ class EmotionSummary(Event):
     confidence: Probability
 
 
+class SpeakerSummary(Event):
+    """The speaker as the final carries it."""
+
+    label: Annotated[str, Field(pattern="^[A-Z]+$", description="One for each voice, the same for the life of the process.")]
+    name: Annotated[str | None, Field(description="As given with the command name_speaker.")]
+    confidence: Probability
+
+
 class PartialEvent(Event):
     """Text of an utterance that is still being spoken."""
 
@@ -118,8 +126,9 @@ class AudioLevel(Event):
 
 
 class FinalEvent(Switchable):
-    """Text of a finished utterance. Only its emotion and errors may follow."""
+    """Text of a finished utterance. Only its emotion, its speaker and errors may follow."""
 
+    switched_on = frozenset({"speaker"})
     type: Literal["voice.asr_text.final"] = "voice.asr_text.final"
     ts: Ts = 0
     trace_id: TraceId
@@ -136,6 +145,9 @@ class FinalEvent(Switchable):
     lost_ms: Annotated[int, Field(ge=0, description="Audio lost inside this utterance; 0 means nothing was lost.")]
     level: Annotated[AudioLevel, Field(description="Of the speech.")]
     captured_ts: CapturedTs = 0
+    speaker: Annotated[
+        SpeakerSummary | None, Field(description="Only with --speakers. null: too short, too uncertain, failed, or not ready in time.")
+    ] = None
 
 
 class EmotionEvent(Event):
@@ -151,6 +163,19 @@ class EmotionEvent(Event):
     scores: Annotated[dict[EmotionName, Probability], Field(description="All nine labels; a label the model lacks scores 0.")]
     start_ms: AudioMs
     end_ms: AudioMs
+
+
+class SpeakerEvent(Event):
+    """Speaker of a finished utterance whose final did not wait for it (only with --speakers)."""
+
+    type: Literal["voice.asr_text.speaker"] = "voice.asr_text.speaker"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: Given
+    seq: Seq = 0
+    label: Annotated[str, Field(pattern="^[A-Z]+$", description="One for each voice, the same for the life of the process.")]
+    name: Annotated[str | None, Field(description="As given with the command name_speaker.")]
+    confidence: Probability
 
 
 class ErrorEvent(Event):
@@ -232,7 +257,9 @@ class SpeechEndedEvent(Event):
     endpoint: Endpoint
 
 
-AnyEvent = PartialEvent | FinalEvent | EmotionEvent | ErrorEvent | StatusEvent | LevelEvent | SpeechStartedEvent | SpeechEndedEvent
+AnyEvent = (
+    PartialEvent | FinalEvent | EmotionEvent | SpeakerEvent | ErrorEvent | StatusEvent | LevelEvent | SpeechStartedEvent | SpeechEndedEvent
+)
 
 
 def schema() -> dict[str, Any]:

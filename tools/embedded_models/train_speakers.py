@@ -1,0 +1,209 @@
+"""The speaker model: `python train_speakers.py --speech DIR [--steps 1400] [--threads 1]`, on recordings of people.
+
+A small CAM++ of FunASR's: its class with narrow layers, so the service loads and runs it as it does the large one. It is trained from
+nothing to tell the training speakers apart (additive angular margin, Deng et al. 2019); afterwards its last layer but one is the
+embedding. DIR is a folder with `index.tsv` (file, set, speaker, label, seconds) and its recordings, of which these sets are used:
+`students` (DSPSpeech-20, MIT), `aishell` (AISHELL-1, Apache-2.0), `emotion_de` (Berlin EMO-DB), `noise` (ESC-10, CC BY).
+
+Every speaker is three: as recorded, and resampled by 0.9 and 1.1, which moves pitch and formants as another throat would. A training
+item is a few clips of one speaker with short pauses, cut to the batch's length, in a room, a channel and noise (augment.py).
+
+Held out: TEST speakers are for figures only, DEVELOPMENT speakers set the thresholds. The checkpoint `speaker/training.pt` is written
+every 100 steps, and a run that was stopped goes on from it. The weights end up in `speaker/model.pt`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import time
+from collections import defaultdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from augment import at_snr, spoil
+from fbank import SHIFT, WINDOW, mel_weights
+from features import WORKSPACE
+from funasr_directory import import_funasr, write_directory
+from scipy.signal import resample_poly
+from torch.nn import functional
+
+TEST = ("student_0023", "student_0113", "student_0189", "student_0260", "student_0302", "student_0345", "emodb_15", "emodb_16")
+DEVELOPMENT = ("student_0040", "student_0194", "student_0228", "student_0370")
+SETS = ("students", "aishell", "emotion_de")
+SPEEDS = (1.0, 0.9, 1.1)
+FRAMES_OF_A_BATCH = 6_240
+CROP_SEC = (0.8, 1.8)
+PEAK_RATE, WARM_UP_STEPS = 3e-3, 60
+SCALE, MARGIN = 20.0, 0.2
+CONFIG: dict[str, Any] = {
+    "model": "CAMPPlus",
+    "model_conf": {"feat_dim": 80, "embedding_size": 96, "growth_rate": 8, "bn_size": 2, "init_channels": 64},
+}  # CAM++ as published: embedding 192, growth 32, bn_size 4, init 128
+
+
+def read_speakers(speech: Path) -> dict[str, list[np.ndarray]]:
+    """Speaker -> clips, float32 in the range of int16, 16 kHz, without the silence around them."""
+    speakers = defaultdict(list)
+    with (speech / "index.tsv").open(encoding="utf8") as index:
+        for row in csv.DictReader(index, delimiter="\t"):
+            if row["set"] in SETS:
+                speakers[row["speaker"]].append(trimmed(read_clip(speech / row["file"])))
+    return dict(speakers)
+
+
+def read_clip(path: Path) -> np.ndarray:
+    """Float32 in the range of int16, 16 kHz mono."""
+    audio, rate = soundfile.read(path, dtype="float32")
+    if rate != 16_000 or audio.ndim != 1:
+        raise SystemExit(f"{path} is not 16 kHz mono")
+    return audio * 32768
+
+
+def trimmed(audio: np.ndarray) -> np.ndarray:
+    """The clip from its first to its last 25 ms above a twentieth of the loudest, and 50 ms around them."""
+    starts = np.arange(0, max(1, len(audio) - WINDOW + 1), SHIFT)
+    levels = np.array([np.sqrt(np.mean(audio[start : start + WINDOW] ** 2)) for start in starts])
+    loud = starts[levels > 0.05 * levels.max()] if levels.max() > 0 else starts
+    return audio[max(0, loud[0] - 800) : loud[-1] + WINDOW + 800]
+
+
+def fbank_of(audio: torch.Tensor) -> torch.Tensor:
+    """(rows, samples) audio in [-1, 1] -> (rows, frames, 80), as CAMPPlus.inference makes it: Povey window, mean of each bin taken off."""
+    frames = audio.unfold(1, WINDOW, SHIFT)
+    frames = frames - frames.mean(-1, keepdim=True)
+    previous = torch.cat([frames[..., :1], frames[..., :-1]], -1)
+    frames = (frames - 0.97 * previous) * torch.hann_window(WINDOW, periodic=False) ** 0.85
+    energies = torch.fft.rfft(frames, 512).abs().square() @ mel_weights(1.0)
+    logarithms = energies.clamp_min(torch.finfo(torch.float32).eps).log()
+    return logarithms - logarithms.mean(1, keepdim=True)
+
+
+class Voices:
+    """Training items. State: the random generator."""
+
+    def __init__(self, clips: dict[str, list[np.ndarray]], noises: list[np.ndarray], rng: np.random.Generator) -> None:
+        """Take the clips of each training class."""
+        self._classes = list(clips.values())
+        self._noises = noises
+        self._rng = rng
+
+    def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(rows, frames, 80) features and (rows,) class ids; all rows have the same random length."""
+        rng = self._rng
+        samples = int(rng.uniform(*CROP_SEC) * 16_000)
+        ids = rng.integers(len(self._classes), size=max(8, FRAMES_OF_A_BATCH * SHIFT // samples))
+        rows = np.stack([self._item(self._classes[i], samples) for i in ids])
+        features = fbank_of(torch.from_numpy(rows / 32768))
+        for row in features:  # SpecAugment (Park et al. 2019), bins only: time is short enough
+            width, first = int(rng.integers(0, 9)), int(rng.integers(0, 72))
+            row[:, first : first + width] = 0
+        return features, torch.from_numpy(ids)
+
+    def _item(self, clips: list[np.ndarray], samples: int) -> np.ndarray:
+        rng = self._rng
+        pieces, length = [], 0
+        while length < samples + 800:
+            clip = clips[rng.integers(len(clips))]
+            pieces += [clip * np.float32(10 ** rng.uniform(-0.15, 0.15)), np.zeros(int(rng.uniform(0.01, 0.2) * 16_000), np.float32)]
+            length += len(pieces[-1]) + len(pieces[-2])
+        first = int(rng.integers(0, length - samples + 1))
+        audio = np.concatenate(pieces)[first : first + samples]
+        if rng.random() < 0.25:
+            noise = np.resize(self._noises[rng.integers(len(self._noises))], samples + 16_000)
+            first = int(rng.integers(16_000))
+            audio = at_snr(audio, noise[first : first + samples], rng.uniform(8, 30))
+        if rng.random() < 0.7:
+            audio = spoil(audio, rng, clips, hardness=rng.uniform(0, 0.6))
+        return np.resize(audio, samples).astype(np.float32)
+
+
+class Margin(torch.nn.Module):
+    """Additive angular margin: the angle to the own class's centre counts as larger by ``margin``."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        """Random centres."""
+        super().__init__()
+        self.centres = torch.nn.Parameter(torch.randn(classes, width))
+
+    def forward(self, embeddings: torch.Tensor, targets: torch.Tensor, margin: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss, and share of the rows whose nearest centre is their own."""
+        cosines = functional.linear(functional.normalize(embeddings), functional.normalize(self.centres)).clamp(-1 + 1e-6, 1 - 1e-6)
+        own = torch.nn.functional.one_hot(targets, cosines.shape[1]).bool()
+        logits = SCALE * torch.where(own, torch.cos(torch.acos(cosines) + margin), cosines)
+        return functional.cross_entropy(logits, targets), (cosines.argmax(1) == targets).float().mean()
+
+
+def training_classes(speakers: dict[str, list[np.ndarray]]) -> dict[str, list[np.ndarray]]:
+    """Every training speaker at each of SPEEDS."""
+    classes = {}
+    for name, clips in speakers.items():
+        if name not in TEST + DEVELOPMENT:
+            for speed in SPEEDS:
+                ratio = 1 / Fraction(speed).limit_denominator(10)
+                moved = clips if speed == 1 else [resample_poly(clip, ratio.numerator, ratio.denominator) for clip in clips]
+                classes[f"{name}-{speed}"] = [np.asarray(clip, np.float32) for clip in moved]
+    return classes
+
+
+def main() -> None:
+    """Train and write the directory."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--speech", type=Path, required=True, help="folder with index.tsv and its recordings")
+    arguments.add_argument("--steps", type=int, default=1400)
+    arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--no-bf16", action="store_true", help="train in float32: on processors without bfloat16 that is faster")
+    options = arguments.parse_args()
+    folder = WORKSPACE / "speaker"
+    if (folder / "model.pt").exists():
+        print("speaker/model.pt is there; remove it to train again")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    classes = training_classes(read_speakers(options.speech))
+    noises = [read_clip(path) for path in sorted((options.speech / "noise").glob("*"))]
+    model = import_funasr("CAMPPlus")(**CONFIG["model_conf"], memory_efficient=False)
+    model.head.to(memory_format=torch.channels_last)  # twice as fast on a CPU
+    margin = Margin(CONFIG["model_conf"]["embedding_size"], len(classes))
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(classes)} classes", flush=True)
+    optimizer = torch.optim.AdamW([*model.parameters(), *margin.parameters()], lr=PEAK_RATE, weight_decay=1e-2)
+    step, checkpoint = 0, folder / "training.pt"
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, weights_only=True)
+        step = saved["step"]
+        for part, name in ((model, "model"), (margin, "margin"), (optimizer, "optimizer")):
+            part.load_state_dict(saved[name])
+    voices = Voices(classes, noises, np.random.default_rng([0, step]))
+    figures, started = [], time.monotonic()
+    model.train()
+    while step < options.steps:
+        step += 1
+        for group in optimizer.param_groups:
+            group["lr"] = PEAK_RATE * min(step / WARM_UP_STEPS, (options.steps - step + 1) / (options.steps - WARM_UP_STEPS))
+        features, targets = voices.batch()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not options.no_bf16):
+            embeddings = model(features)
+        loss, right = margin(embeddings.float(), targets, MARGIN * min(1.0, max(0.0, step / options.steps - 0.3) / 0.3))
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        figures.append((float(loss.detach()), float(right)))
+        if step % 50 == 0:
+            mean_loss, mean_right = np.mean(figures[-50:], axis=0)
+            minutes = (time.monotonic() - started) / 60
+            print(f"step {step} {minutes:.1f} min loss {mean_loss:.3f} nearest centre right {mean_right:.3f}", flush=True)
+        if step % 100 == 0:
+            state = {"step": step, "model": model.state_dict(), "margin": margin.state_dict(), "optimizer": optimizer.state_dict()}
+            torch.save(state, checkpoint.with_suffix(".partial"))
+            checkpoint.with_suffix(".partial").replace(checkpoint)
+    write_directory(folder, "speaker-verification", CONFIG, model.state_dict(), {})
+
+
+if __name__ == "__main__":
+    main()
