@@ -493,6 +493,7 @@ PATHS = [
     ("final", "second_pass"),
     ("final", "punctuation_model"),
     ("emotion", "model"),
+    ("speakers", "model"),
     ("record", "directory"),
     ("model_dir",),
     ("hotwords",),

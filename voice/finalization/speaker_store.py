@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import stat
 from collections.abc import Sequence
@@ -162,4 +161,4 @@ class SpeakerStore:
 
 def _is_component(value: object) -> bool:
     """Whether it can be a component of a vector of length 1."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and abs(value) <= 1.001
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1.001  # nor is NaN
