@@ -109,7 +109,7 @@ def test_an_embedding_without_a_direction_is_refused_and_changes_nothing(hostile
 def test_an_embedding_of_another_size_changes_nothing():
     known = registry()
     known.assign(axis(0))
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="size"):
         known.assign(np.ones(SIZE + 1, np.float32))
     assert len(known.speakers) == 1
 

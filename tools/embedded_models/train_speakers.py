@@ -2,9 +2,11 @@
 
 A small CAM++ of FunASR's: its class with narrow layers, so the service loads and runs it as it does the large one. Its convolutional
 head, three quarters of a training step, has a fixed width of 32 channels and cannot be made smaller; it is not trained, but set by hand to
-hand on the filterbanks and their differences in time (``set_head``). The rest is trained from nothing to tell the training speakers apart
-(additive angular margin, Deng et al. 2019); without that loss's centres it makes embeddings. DIR is a folder with `index.tsv` (file, set, speaker, label, seconds) and its recordings, of which these sets are used:
-`students` (DSPSpeech-20, MIT), `aishell` (AISHELL-1, Apache-2.0), `emotion_de` (Berlin EMO-DB), `noise` (ESC-10, CC BY).
+hand on the filterbanks and their differences in time (`set_head`). The rest is trained from nothing to tell the training speakers apart
+(additive angular margin, Deng et al. 2019); without that loss's centres it makes embeddings.
+
+DIR is a folder with `index.tsv` (file, set, speaker, label, seconds) and its recordings, of which these sets are used: `students`
+(DSPSpeech-20, MIT), `aishell` (AISHELL-1, Apache-2.0), `emotion_de` (Berlin EMO-DB), `noise` (ESC-10, CC BY).
 
 Every speaker is three: as recorded, and resampled by 0.9 and 1.1, which moves pitch and formants as another throat would. A training
 item is a few clips of one speaker with short pauses, cut to the batch's length, in a room, a channel and noise (augment.py).
@@ -47,12 +49,12 @@ CONFIG: dict[str, Any] = {
 }  # CAM++ as published: embedding 192, growth 32, bn_size 4, init 128
 
 
-def read_speakers(speech: Path) -> dict[str, list[np.ndarray]]:
-    """Speaker -> clips, float32 in the range of int16, 16 kHz, without the silence around them."""
+def read_speakers(speech: Path, names: tuple[str, ...] = ()) -> dict[str, list[np.ndarray]]:
+    """Speaker -> clips, float32 in the range of int16, 16 kHz, without the silence around them; of ``names``, or of all."""
     speakers = defaultdict(list)
     with (speech / "index.tsv").open(encoding="utf8") as index:
         for row in csv.DictReader(index, delimiter="\t"):
-            if row["set"] in SETS:
+            if row["set"] in SETS and (not names or row["speaker"] in names):
                 speakers[row["speaker"]].append(trimmed(read_clip(speech / row["file"])))
     return dict(speakers)
 
@@ -187,13 +189,65 @@ def training_classes(speakers: dict[str, list[np.ndarray]]) -> dict[str, list[np
     return classes
 
 
+def build_model() -> torch.nn.Module:
+    """The model with its head set, the rest at random."""
+    model = import_funasr("CAMPPlus")(**CONFIG["model_conf"], memory_efficient=False)
+    set_head(model.head)
+    model.eval()
+    probe = torch.randn(2, 50, 80)
+    with torch.no_grad():
+        expected = model.head(probe.transpose(1, 2))
+    if not torch.allclose(head_output(probe), expected, atol=1e-4):
+        raise SystemExit("the head does not hand on its input: FunASR's FCM has changed")
+    return model
+
+
+class Training:
+    """What a checkpoint holds."""
+
+    def __init__(self, path: Path, num_classes: int) -> None:
+        """Begin, or go on from the checkpoint."""
+        self._path = path
+        self.step = 0
+        self.model = build_model()
+        self.margin = Margin(CONFIG["model_conf"]["embedding_size"], num_classes)
+        self.trained = [*self.model.xvector.parameters(), *self.margin.parameters()]
+        self.optimizer = torch.optim.AdamW(self.trained, lr=PEAK_RATE, weight_decay=1e-2)
+        if path.exists():
+            saved = torch.load(path, weights_only=True)
+            self.step = saved["step"]
+            for name, part in self._parts():
+                part.load_state_dict(saved[name])
+
+    def _parts(self) -> list[tuple[str, Any]]:
+        return [("model", self.model), ("margin", self.margin), ("optimizer", self.optimizer)]
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        torch.save({"step": self.step, **{name: part.state_dict() for name, part in self._parts()}}, self._path.with_suffix(".partial"))
+        self._path.with_suffix(".partial").replace(self._path)
+
+    def learn(self, features: torch.Tensor, targets: torch.Tensor, steps: int) -> tuple[float, float]:
+        """One step of ``steps``; loss, and share of the rows whose nearest centre is their own."""
+        self.step += 1
+        rate = min(self.step / WARM_UP_STEPS, (steps - self.step + 1) / (steps - WARM_UP_STEPS))
+        for group in self.optimizer.param_groups:
+            group["lr"] = PEAK_RATE * rate
+        margin = MARGIN * min(1.0, max(0.0, self.step / steps - 0.3) / 0.3)
+        loss, right = self.margin(self.model.xvector(head_output(features)), targets, margin)
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.xvector.parameters(), 5.0)
+        self.optimizer.step()
+        return float(loss.detach()), float(right)
+
+
 def main() -> None:
     """Train and write the directory."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--speech", type=Path, required=True, help="folder with index.tsv and its recordings")
-    arguments.add_argument("--steps", type=int, default=3000)
+    arguments.add_argument("--steps", type=int, default=1400)
     arguments.add_argument("--threads", type=int, default=1)
-    arguments.add_argument("--no-bf16", action="store_true", help="train in float32: on processors without bfloat16 that is faster")
     options = arguments.parse_args()
     folder = WORKSPACE / "speaker"
     if (folder / "model.pt").exists():
@@ -204,48 +258,20 @@ def main() -> None:
     torch.manual_seed(0)
     classes = training_classes(read_speakers(options.speech))
     noises = [read_clip(path) for path in sorted((options.speech / "noise").glob("*"))]
-    model = import_funasr("CAMPPlus")(**CONFIG["model_conf"], memory_efficient=False)
-    set_head(model.head)
-    model.eval()
-    probe = torch.randn(2, 50, 80)
-    with torch.no_grad():
-        expected = model.head(probe.transpose(1, 2))
-    if not torch.allclose(head_output(probe), expected, atol=1e-4):
-        raise SystemExit("the head does not hand on its input: FunASR's FCM has changed")
-    margin = Margin(CONFIG["model_conf"]["embedding_size"], len(classes))
-    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(classes)} classes", flush=True)
-    optimizer = torch.optim.AdamW([*model.xvector.parameters(), *margin.parameters()], lr=PEAK_RATE, weight_decay=1e-2)
-    step, checkpoint = 0, folder / "training.pt"
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, weights_only=True)
-        step = saved["step"]
-        for part, name in ((model, "model"), (margin, "margin"), (optimizer, "optimizer")):
-            part.load_state_dict(saved[name])
-    voices = Voices(classes, noises, np.random.default_rng([0, step]))
+    training = Training(folder / "training.pt", len(classes))
+    print(f"{sum(p.numel() for p in training.model.parameters()) / 1e6:.2f} M parameters, {len(classes)} classes", flush=True)
+    voices = Voices(classes, noises, np.random.default_rng([0, training.step]))
     figures, started = [], time.monotonic()
-    model.xvector.train()
-    while step < options.steps:
-        step += 1
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK_RATE * min(step / WARM_UP_STEPS, (options.steps - step + 1) / (options.steps - WARM_UP_STEPS))
-        features, targets = voices.batch()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not options.no_bf16):
-            embeddings = model.xvector(head_output(features))
-        loss, right = margin(embeddings.float(), targets, MARGIN * min(1.0, max(0.0, step / options.steps - 0.3) / 0.3))
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.xvector.parameters(), 5.0)
-        optimizer.step()
-        figures.append((float(loss.detach()), float(right)))
-        if step % 50 == 0:
-            mean_loss, mean_right = np.mean(figures[-50:], axis=0)
+    training.model.xvector.train()
+    while training.step < options.steps:
+        figures.append(training.learn(*voices.batch(), options.steps))
+        if training.step % 50 == 0:
+            loss, right = np.mean(figures[-50:], axis=0)
             minutes = (time.monotonic() - started) / 60
-            print(f"step {step} {minutes:.1f} min loss {mean_loss:.3f} nearest centre right {mean_right:.3f}", flush=True)
-        if step % 100 == 0:
-            state = {"step": step, "model": model.state_dict(), "margin": margin.state_dict(), "optimizer": optimizer.state_dict()}
-            torch.save(state, checkpoint.with_suffix(".partial"))
-            checkpoint.with_suffix(".partial").replace(checkpoint)
-    write_directory(folder, "speaker-verification", CONFIG, model.state_dict(), {})
+            print(f"step {training.step} {minutes:.1f} min loss {loss:.3f} nearest centre right {right:.3f}", flush=True)
+        if training.step % 100 == 0:
+            training.save()
+    write_directory(folder, "speaker-verification", CONFIG, training.model.state_dict(), {})
 
 
 if __name__ == "__main__":
