@@ -35,7 +35,8 @@ def main() -> None:
     arguments.add_argument("--only", choices=MODELS)
     options = arguments.parse_args()
     for name in [options.only] if options.only else MODELS:
-        ship(name)
+        if options.only or (WORKSPACE / MODELS[name] / "model.pt").exists():  # what was not trained here stays as it is
+            ship(name)
 
 
 if __name__ == "__main__":
