@@ -81,7 +81,7 @@ def test_the_speaker_model_is_trained_on_what_its_class_computes(tool) -> None:
 def test_no_speaker_of_a_figure_was_trained_on(tool) -> None:
     training = tool("train_speakers")
     clips = [np.zeros(400, np.float32)]
-    classes = training.training_classes({name: clips for name in (*training.TEST, *training.DEVELOPMENT, "student_0025")})
+    classes = training.training_classes(dict.fromkeys((*training.TEST, *training.DEVELOPMENT, "student_0025"), clips))
     assert {name.rpartition("-")[0] for name in classes} == {"student_0025"}
     assert len(classes) == len(training.SPEEDS)
     assert not set(training.TEST) & set(training.DEVELOPMENT)
