@@ -58,6 +58,14 @@ def test_between_the_thresholds_nothing_is_said(cosine: float, label: str | None
     assert labels(registry(), [axis(0), at_cosine(cosine)]) == ["A", label]
 
 
+def test_a_cosine_at_a_threshold_is_above_it():
+    """Of two vectors at a right angle it is 0 exactly."""
+    at_same = SpeakerRegistry(MatchSettings(same_threshold=0, new_threshold=-0.5, max_speakers=9))
+    at_new = SpeakerRegistry(MatchSettings(same_threshold=0.5, new_threshold=0, max_speakers=9))
+    assert labels(at_same, [axis(0), axis(1)]) == ["A", "A"]
+    assert labels(at_new, [axis(0), axis(1)]) == ["A", None]
+
+
 def test_an_utterance_between_the_thresholds_changes_nothing():
     known = registry()
     known.assign(axis(0))
@@ -154,8 +162,10 @@ def test_a_label_that_an_earlier_run_gave_is_not_given_again():
 
 def test_a_name_comes_with_later_matches_and_can_be_taken_away():
     known = registry()
-    known.assign(axis(0))
+    labels(known, [axis(0), axis(1)])
+    known.rename("B", "爸爸")
     known.rename("A", "妈妈")
+    assert [speaker.name for speaker in known.speakers] == ["妈妈", "爸爸"]
     named = known.assign(axis(0))
     known.rename("A", None)
     nameless = known.assign(axis(0))
@@ -163,7 +173,7 @@ def test_a_name_comes_with_later_matches_and_can_be_taken_away():
     assert nameless is not None
     assert (named.name, nameless.name) == ("妈妈", None)
     with pytest.raises(UnknownSpeaker):
-        known.rename("B", "爸爸")
+        known.rename("C", "爸爸")
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,23 @@ def test_a_list_that_nobody_saved_is_one_clear_error(tmp_path: Path, listed: Any
     assert "damaged speakers.json" in problem(tmp_path / "voices")
 
 
+def test_more_speakers_than_there_can_be_are_one_clear_error(tmp_path: Path):
+    content = saved(tmp_path / "voices")
+    one = content["speakers"][0]
+    letters = [
+        f"{first}{second}{third}" for first in "AB" for second in "ABCDEFGHIJKLMNOPQRSTUVWXYZ" for third in "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+    ]
+    for number, accepted in ((1_000, True), (1_001, False)):
+        content["speakers"] = [{**one, "label": label} for label in letters[:number]]
+        (tmp_path / "voices" / "speakers.json").write_text(json.dumps(content), encoding="utf-8")
+        if accepted:
+            store = opened(tmp_path / "voices")
+            assert len(store.load()) == number
+            store.close()
+        else:
+            assert "damaged speakers.json" in problem(tmp_path / "voices")
+
+
 def test_a_place_that_cannot_be_a_directory_is_one_clear_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/voices"), Path("a\0b"), Path("x" * 5_000)):

@@ -43,7 +43,7 @@ class VoicePrint:
     """The embedding of an utterance's voice. It is personal: no text form, so that it cannot end up in a log."""
 
     values: NDArray[np.float32]
-    """(size,), finite."""
+    """(size,)"""
 
 
 Finding = Emotion | VoicePrint

@@ -2,7 +2,8 @@
 
 ``SpeakerLabeller.label`` runs the model on the side models' thread and decides nothing. ``settle`` decides, on the worker thread and in
 the order of the finals, so that labels depend neither on how fast a model is nor on finals that were prepared and cancelled. State: the
-known speakers (``SpeakerRegistry``), and what of them is not saved yet. Raises ``ValueError`` for an embedding that is not finite.
+known speakers (``SpeakerRegistry``), and what of them is not saved yet. Raises ``ValueError`` for an embedding that is not
+finite.
 """
 
 from __future__ import annotations
@@ -70,13 +71,10 @@ class SpeakerLabeller:
     def label(self, audio: Samples, end_sample: int) -> VoicePrint:
         """The embedding of the utterance's end."""
         del end_sample
-        values = self._model.embedding(audio[-self._settings.max_samples :])
-        if not bool(np.isfinite(values).all()):
-            raise ValueError("the speaker model answered with an embedding that is not finite")
-        return VoicePrint(values)
+        return VoicePrint(self._model.embedding(audio[-self._settings.max_samples :]))
 
     def settle(self, finding: VoicePrint) -> Speaker | None:
-        """The speaker; a voice that is new is opened."""
+        """The speaker; a voice that is new is opened. ``ValueError`` for an embedding that is not finite, which changes nothing."""
         match = self._registry.assign(finding.values)
         return None if match is None else Speaker(self._model.source, match.label, match.name, match.confidence)
 
