@@ -341,6 +341,37 @@ def test_finals_name_their_speaker():
     assert of_type(result.events, "asr_text.speaker") == [], "it was in time"
 
 
+PLANTED = """
+import time
+import voice.finalization.speaker_embedding as planted
+embed = planted.OnnxCamPlusPlus.embedding
+calls = []
+def embedding(self, samples):
+    calls.append(len(samples))
+    if len(calls) > 1:  # the first is the probe at the start
+        {does}
+    return embed(self, samples)
+planted.OnnxCamPlusPlus.embedding = embedding
+"""
+
+
+def test_a_speaker_that_is_late_has_an_event_of_its_own():
+    planted = PLANTED.format(does="time.sleep(2)")
+    result = run_service("streaming", *TWO, "--realtime", "--speakers", "--no-emotion", planted=planted)
+    finals, late = of_type(result.events, "final"), of_type(result.events, "asr_text.speaker")
+    assert [final["speaker"] for final in finals] == [None, None]
+    assert [(event["trace_id"], event["label"]) for event in late] == [(final["trace_id"], "A") for final in finals]
+    assert [event["source"] for event in late] == ["funasr.speaker"] * 2
+
+
+def test_a_model_that_fails_is_an_error_event_and_the_final_goes_without_its_speaker():
+    result = run_service("streaming", *TWO, "--speakers", planted=PLANTED.format(does="raise RuntimeError('planted')"))
+    errors = of_type(result.events, "error_event")
+    assert [(each["error_code"], each["recoverable"]) for each in errors] == [("speaker_failed", True)] * 2
+    assert speakers_of(result.events) == [None, None]
+    assert result.returncode == 0
+
+
 def test_without_the_setting_nothing_of_it_is_there():
     """No key, no import, and the events of two runs are equal but for what names a run."""
     planted = (
