@@ -373,7 +373,7 @@ def test_a_model_that_fails_is_an_error_event_and_the_final_goes_without_its_spe
 
 
 def test_without_the_setting_nothing_of_it_is_there():
-    """No key, no import, and the events of two runs are equal but for what names a run."""
+    """No key, no import, and the finals of two runs are equal but for what names a run."""
     planted = (
         "import atexit\n"
         "ours = lambda: [name for name in sys.modules if name.startswith('voice.') and 'speaker' in name]\n"
@@ -384,11 +384,15 @@ def test_without_the_setting_nothing_of_it_is_there():
     assert all("speaker" not in event for event in without.events)
     with_speakers = run_service("streaming", *TWO, "--speakers", planted=planted)
     assert "voice.finalization.speaker_registry" in with_speakers.stderr
-    assert [_timeless(event) for event in with_speakers.events] == [_timeless(event) for event in without.events]
+    assert _timeless(with_speakers.events) == _timeless(without.events)
 
 
-def _timeless(event: Event) -> Event:
-    return {key: value for key, value in event.items() if key not in ("ts", "captured_ts", "trace_id", "speaker")}
+def _timeless(events: list[Event]) -> list[Event]:
+    """Without partials, some of which a busy machine leaves out."""
+    kept = [event for event in events if event["type"] != "voice.asr_text.partial"]
+    return [
+        {key: value for key, value in event.items() if key not in ("ts", "captured_ts", "trace_id", "seq", "speaker")} for event in kept
+    ]
 
 
 def test_an_utterance_that_is_too_short_has_a_speaker_of_null():
@@ -413,6 +417,7 @@ def test_names_are_kept_from_run_to_run(tmp_path: Path):
         "streaming",
         *("--input", str(wav), "--realtime", "--speakers", "--speaker-db", str(directory), "--control", "stdin"),
         stdin=subprocess.PIPE,
+        VOICE_ASR__EMOTION__MAX_WAIT_MS="60000",  # a busy machine may take longer than 100 ms
     )
     service.wait_for(lambda event: event["type"] == "voice.asr_text.final")
     stdin = service.process.stdin
