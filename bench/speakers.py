@@ -112,7 +112,7 @@ def calibrate(model: Any, speakers: dict[str, list[Any]]) -> None:
     print(f"development: equal error rate {rate:.3f} at cosine {cosine:.2f}")
     scenes = [scene_of(known, np.random.default_rng(seed), number, UTTERANCES) for seed in range(8) for number in (2, 3, 4)]
     best = []
-    for same, new in itertools.product(np.arange(0.2, 0.8, 0.05), repeat=2):
+    for same, new in itertools.product(np.arange(0.2, 0.91, 0.05), repeat=2):
         if new <= same + 1e-9:
             results = np.array([run_scene(scene, same, new) for scene in scenes])
             right, none = results[:, 0].mean(), results[:, 1].mean()

@@ -29,8 +29,8 @@ LABEL = re.compile(r"[A-Z]{1,4}")
 _REMEMBERED = 50
 """Utterances that a centroid is the mean of, about: later ones count more than the first, because a voice changes over the day."""
 _STEEPNESS = 12.0
-"""Of the logistic curve that makes a confidence of a cosine, 1 / cosine: on development speakers it is close to the share of pairs that are
-one voice (bench/README.md)."""
+"""Of the logistic curve that makes a confidence of a cosine, 1 / cosine. On development speakers the curve that fits best has 31
+(bench/README.md); they were recorded in one session each, so others are less alike, and a confidence should not promise too much."""
 
 
 class UnknownSpeaker(ValueError):
