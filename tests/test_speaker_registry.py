@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from voice.finalization.side_model import VoicePrint
 from voice.finalization.speaker_registry import (
     KnownSpeaker,
     MatchSettings,
@@ -145,6 +146,15 @@ def test_confidences_are_sure_where_cosines_are():
     assert first.confidence == 1.0
     assert 0.5 < unsure.confidence < sure.confidence < 1
     assert 0.9 < new.confidence < 1, "far from everybody: surely new"
+
+
+def test_a_voice_has_no_text_form():
+    known = registry()
+    known.assign(at_cosine(0.123456))
+    known.rename("A", "妈妈")
+    shown = f"{known.speakers[0]!r} {VoicePrint(at_cosine(0.123456))!r}"
+    assert "0.12" not in shown
+    assert "妈妈" not in shown
 
 
 def test_labels_go_on_after_z():

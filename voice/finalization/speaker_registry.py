@@ -49,9 +49,9 @@ class MatchSettings:
     """No more are opened: then an utterance of a new voice has no label."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class KnownSpeaker:
-    """One voice."""
+    """One voice. It is personal: no text form, so that it cannot end up in a log."""
 
     label: str
     name: str | None
