@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from harness import EXAMPLES, Event, example, example_names, of_type, run_service, start_service
+from harness import EXAMPLES, Event, environment, example, example_names, of_type, run_service, start_service
 
 from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.errors import ControlInvalid
@@ -459,3 +460,23 @@ def test_a_directory_without_the_feature_is_exit_2(tmp_path: Path):
     assert result.returncode == 2
     assert "speakers.db" in result.stderr
     assert not (tmp_path / "voices").exists()
+
+
+def test_transcribe_keeps_no_voices(tmp_path: Path):
+    """Recordings are done side by side: a directory of voices is refused before any work."""
+    command = [
+        sys.executable,
+        "-m",
+        "voice",
+        "transcribe",
+        "--embedded",
+        "--speakers",
+        str(EXAMPLES / "temperature.wav"),
+        "-o",
+        str(tmp_path),
+    ]
+    extra = environment(VOICE_ASR__SPEAKERS__DB=str(tmp_path / "voices"))
+    result = subprocess.run(command, capture_output=True, check=False, cwd=EXAMPLES.parent, env=extra)
+    assert result.returncode == 2
+    assert b"speakers.db" in result.stderr
+    assert list(tmp_path.iterdir()) == []
