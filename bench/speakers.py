@@ -123,10 +123,10 @@ def calibrate(model: Any, speakers: dict[str, list[Any]]) -> None:
     for name, other in itertools.product(known, repeat=2):
         for at, direction in enumerate(known[name]):
             rest = [each for place, each in enumerate(known[other]) if name != other or place != at][:5]
-            cosines.append(float(unit(np.mean(rest, axis=0)) @ direction))
+            cosines.append(float(np.mean(rest, axis=0) @ direction))
             own.append(name == other)
     slope, middle = logistic(np.array(cosines), np.array(own, float))
-    print(f"an utterance and a centroid of 5: P(same) = 1 / (1 + exp(-{slope:.1f} (cosine - {middle:.2f})))")
+    print(f"an utterance and 5 of a voice: P(same) = 1 / (1 + exp(-{slope:.1f} (mean cosine - {middle:.2f})))")
 
 
 def logistic(cosines: Any, own: Any) -> tuple[float, float]:

@@ -85,12 +85,29 @@ def test_the_nearest_of_several_voices_is_taken():
     assert match.label == "B"
 
 
+def test_an_utterance_is_compared_with_all_utterances_of_a_voice_and_not_with_their_common_direction():
+    """Two utterances of a voice lie 0.7 apart by their cosine; a third has 0.57 to either, and 0.62 to their direction."""
+    known = SpeakerRegistry(MatchSettings(same_threshold=0.6, new_threshold=0.5, max_speakers=9))
+    first, second = axis(0), axis(0, 0.7) + axis(1, math.sqrt(0.51))
+    across = (0.57 - 0.57 * 0.7) / math.sqrt(0.51)
+    third = axis(0, 0.57) + axis(1, across) + axis(2, math.sqrt(1 - 0.57**2 - across**2))
+    assert float(unit(third) @ unit(first + second)) > 0.61
+    assert labels(known, [first, second, third]) == ["A", "A", None]
+    assert np.allclose(known.speakers[0].centroid, (unit(first) + unit(second)) / 2)
+
+
+def test_a_centroid_never_vanishes():
+    known = SpeakerRegistry(MatchSettings(same_threshold=-1, new_threshold=-1, max_speakers=9))
+    assert labels(known, [axis(0), axis(0, -1)]) == ["A", "A"]
+    assert float(np.abs(known.speakers[0].centroid).sum()) > 0
+
+
 def test_a_centroid_follows_its_voice():
     """Utterances that drift step by step stay one voice, though the last is far from the first."""
     known = registry()
     drift = [at_cosine(math.cos(angle)) for angle in np.linspace(0, 1.2, 25)]
     assert labels(known, drift) == ["A"] * 25
-    assert float(known.speakers[0].centroid @ unit(drift[0])) < 0.9
+    assert float(unit(known.speakers[0].centroid) @ unit(drift[0])) < 0.9
     assert known.speakers[0].num_utterances == 25
 
 
@@ -99,7 +116,7 @@ def test_a_voice_heard_a_thousand_times_still_follows():
     known = registry(speakers=(speaker,))
     for _ in range(60):
         known.assign(at_cosine(0.8))
-    assert float(known.speakers[0].centroid @ unit(at_cosine(0.8))) > 0.95
+    assert float(unit(known.speakers[0].centroid) @ unit(at_cosine(0.8))) > 0.95
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ posix_only = pytest.mark.skipif(os.name == "nt", reason="permissions of POSIX")
 def speakers() -> tuple[KnownSpeaker, ...]:
     rng = np.random.default_rng(0)
     vectors = [unit(rng.standard_normal(SIZE).astype(np.float32)) for _ in range(2)]
-    return KnownSpeaker("A", "妈妈", vectors[0], 12), KnownSpeaker("B", None, vectors[1], 1)
+    return KnownSpeaker("A", "妈妈", vectors[0] * 0.7, 12), KnownSpeaker("B", None, vectors[1], 1)
 
 
 def opened(directory: Path, model: str = "m", size: int = SIZE) -> SpeakerStore:
@@ -60,7 +60,6 @@ def test_what_is_saved_comes_back(tmp_path: Path):
     for before, after in zip(speakers(), opened(directory).load(), strict=True):
         assert (before.label, before.name, before.num_utterances) == (after.label, after.name, after.num_utterances)
         assert np.allclose(before.centroid, after.centroid, atol=1e-6)
-        assert abs(float(after.centroid @ after.centroid) - 1) < 1e-9
 
 
 @posix_only
@@ -155,7 +154,7 @@ def test_a_damaged_file_is_one_clear_error(tmp_path: Path, content: bytes):
     assert len(line) <= 300
 
 
-NUMBERS = [0.5] * SIZE
+NUMBERS = [0.25] * SIZE
 
 
 @pytest.mark.parametrize(
@@ -180,6 +179,7 @@ NUMBERS = [0.5] * SIZE
         {"embedding": NUMBERS[1:]},
         {"embedding": [*NUMBERS, 0.5]},
         {"embedding": [0.0] * SIZE},
+        {"embedding": [1.0] * SIZE},
         {"embedding": [float("nan"), *NUMBERS[1:]]},
         {"embedding": [float("inf"), *NUMBERS[1:]]},
         {"embedding": [3e38, *NUMBERS[1:]]},

@@ -4,9 +4,12 @@ Embedding of an utterance -> ``Match``. State: the known speakers, each with its
 the only owner. Embeddings have to come in the order of the finals: the first voice is A, the next new one B, and so on. Raises
 ``ValueError`` for an embedding without a direction, and ``UnknownSpeaker`` for a label that nobody has.
 
+An utterance is compared with a speaker by the mean cosine of it and the utterances of that speaker (average linkage). That is its product
+with the mean of their directions, which is why a centroid keeps its length: the fewer utterances it rests upon, the longer it is.
+
 ::
 
-    largest cosine with a centroid     -1 ...... new_threshold ........ same_threshold ...... 1
+    largest mean cosine                -1 ...... new_threshold ........ same_threshold ...... 1
     the utterance is of                   a new speaker         nobody            that speaker
 
 Between the thresholds nothing is said, and no centroid moves: a wrong label is worse than none, and a second label for a known voice
@@ -28,6 +31,8 @@ MAX_NAME_CHARACTERS = 64
 LABEL = re.compile(r"[A-Z]{1,4}")
 _REMEMBERED = 50
 """Utterances that a centroid is the mean of, about: later ones count more than the first, because a voice changes over the day."""
+_SHORTEST = 1e-3
+"""Of a centroid: shorter ones tell nothing."""
 _STEEPNESS = 12.0
 """Of the logistic curve that makes a confidence of a cosine, 1 / cosine. On development speakers the curve that fits best has 31
 (bench/README.md); they were recorded in one session each, so others are less alike, and a confidence should not promise too much."""
@@ -39,7 +44,7 @@ class UnknownSpeaker(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class MatchSettings:
-    """Thresholds are cosines."""
+    """Thresholds are mean cosines."""
 
     same_threshold: float
     """From here on an utterance is of the known speaker that it is nearest to."""
@@ -56,7 +61,7 @@ class KnownSpeaker:
     label: str
     name: str | None
     centroid: NDArray[np.float64]
-    """(size,), length 1: the mean direction of its utterances."""
+    """(size,), length 1 at most: the mean of the directions of its utterances."""
     num_utterances: int
 
 
@@ -67,7 +72,7 @@ class Match:
     label: str
     name: str | None
     confidence: float
-    """0..1, from the cosine; 0.5 half-way between the thresholds."""
+    """0..1, from the mean cosine; 0.5 half-way between the thresholds."""
 
 
 class SpeakerRegistry:
@@ -173,8 +178,7 @@ def clean_name(text: str) -> str | None:
 
 def _moved(speaker: KnownSpeaker, direction: NDArray[np.float64]) -> KnownSpeaker:
     """The speaker with one more utterance."""
-    weight = min(speaker.num_utterances, _REMEMBERED)
-    mean = speaker.centroid * weight + direction
-    length = float(np.sqrt(mean @ mean))
-    centroid = speaker.centroid if length == 0 else mean / length  # an opposite direction never matches, but for a threshold of -1
+    centroid = speaker.centroid + (direction - speaker.centroid) / min(speaker.num_utterances + 1, _REMEMBERED)
+    if float(centroid @ centroid) < _SHORTEST**2:  # of opposite directions, which match only for a threshold of 0 or less
+        centroid = speaker.centroid
     return replace(speaker, centroid=centroid, num_utterances=speaker.num_utterances + 1)

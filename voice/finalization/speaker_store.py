@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from voice.errors import ConfigInvalid
-from voice.finalization.speaker_registry import LABEL, KnownSpeaker, clean_name, unit
+from voice.finalization.speaker_registry import LABEL, KnownSpeaker, clean_name
 from voice.text_file import FileInvalid, expand, read_text
 
 try:
@@ -34,6 +34,8 @@ MAX_SPEAKERS = 1_000
 _MAX_SIZE = 4_096
 """Of an embedding."""
 _MAX_UTTERANCES = 10**9
+_LONGEST = 1.001
+"""Of a mean of vectors of length 1, with what rounding adds."""
 
 
 class SpeakerStore:
@@ -146,10 +148,9 @@ class SpeakerStore:
             raise wrong
         if not (isinstance(values, list) and len(values) == self._size <= _MAX_SIZE and all(map(_is_component, values))):
             raise wrong
-        try:
-            centroid = unit(np.array(values, np.float32))
-        except ValueError as error:
-            raise wrong from error
+        centroid = np.array(values, np.float64)
+        if not 0 < float(centroid @ centroid) <= _LONGEST**2:
+            raise wrong
         return KnownSpeaker(label, name, centroid, utterances)
 
     def _damaged(self, what: str) -> ConfigInvalid:
@@ -160,5 +161,5 @@ class SpeakerStore:
 
 
 def _is_component(value: object) -> bool:
-    """Whether it can be a component of a vector of length 1."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1.001  # nor is NaN
+    """Whether it can be a component of a vector of length 1 at most."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _LONGEST  # nor is NaN
