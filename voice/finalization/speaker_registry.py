@@ -34,7 +34,7 @@ _REMEMBERED = 50
 _SHORTEST = 1e-3
 """Of a centroid: shorter ones tell nothing."""
 _STEEPNESS = 12.0
-"""Of the logistic curve that makes a confidence of a cosine, 1 / cosine. On development speakers the curve that fits best has 31
+"""Of the logistic curve that makes a confidence of a cosine, 1 / cosine. On development speakers the curve that fits best has 34
 (bench/README.md); they were recorded in one session each, so others are less alike, and a confidence should not promise too much."""
 
 
