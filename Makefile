@@ -9,7 +9,7 @@ BIN := .venv/bin
 TESTS := .venv/bin/python -m pytest -n 3 --dist worksteal
 MAKEFLAGS += --no-print-directory
 
-.PHONY: demo test test-fast check format schema fuzz mutation soak faults bench embedded-models setup setup-dev clean
+.PHONY: demo test test-fast check format schema fuzz mutation soak faults bench embedded-models embedded-speakers setup setup-dev clean
 
 demo: .venv/.installed
 	@for wav in examples/*.wav; do $(BIN)/python asr_service_streaming.py --embedded --input "$$wav" || exit; done
@@ -83,6 +83,14 @@ embedded-models: .venv/.installed-dev $(SYNTHESIS)/.installed
 	$(BIN)/python $(TRAIN)/ship.py
 	$(BIN)/python $(TRAIN)/convert.py
 	$(BIN)/python $(TRAIN)/evaluate.py
+
+# Half an hour: the speaker model, from recordings of people that are not in the repository (tools/embedded_models/README.md).
+embedded-speakers: .venv/.installed-dev
+	@test -n "$(SPEECH)" || { echo "set SPEECH=/path/to/recordings"; exit 1; }
+	$(BIN)/python $(TRAIN)/train_speakers.py --speech "$(SPEECH)"
+	$(BIN)/python $(TRAIN)/ship.py --only speaker
+	$(BIN)/python $(TRAIN)/convert.py --only speaker
+	$(BIN)/python bench/speakers.py --speech "$(SPEECH)"
 
 $(SYNTHESIS)/.installed: $(TRAIN)/requirements.txt $(TRAIN)/requirements-no-deps.txt tools/install_synthesis.sh
 	@{ test -n "$(PYTHON_OLD)" || { echo "speech synthesis needs Python 3.10 or 3.11; set PYTHON_OLD=/path/to/python3.11"; exit 1; }; \

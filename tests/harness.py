@@ -95,8 +95,8 @@ def check_guarantees(events: list[Event]) -> None:
             assert all(token["start_ms"] <= token["end_ms"] for token in event["tokens"])
             done.add(trace_id)
             open_id = None
-        elif kind == "voice.asr_text.emotion":
-            assert trace_id in done, "an emotion before its final"
+        elif kind in ("voice.asr_text.emotion", "voice.asr_text.speaker"):
+            assert trace_id in done, "a label before its final"
     assert open_id is None, "an utterance with a partial has no final"
 
 

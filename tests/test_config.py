@@ -511,6 +511,7 @@ PATHS = [
     ("final", "second_pass"),
     ("final", "punctuation_model"),
     ("emotion", "model"),
+    ("speakers", "model"),
     ("record", "directory"),
     ("model_dir",),
     ("hotwords",),

@@ -33,7 +33,7 @@ from voice.recognition.onnx_engine import OnnxEngine
 from voice.transcript import Token
 
 EMBEDDED = EMBEDDED_ASR.parent
-CLASSES = {"asr": "ParaformerStreaming", "punctuation": "CTTransformer", "emotion": "Emotion2vec"}
+CLASSES = {"asr": "ParaformerStreaming", "punctuation": "CTTransformer", "emotion": "Emotion2vec", "speaker": "CAMPPlus"}
 WAV = ("--input", str(EXAMPLES / "temperature.wav"))
 TEXT = "把空调的温度调到百分之二十六"
 

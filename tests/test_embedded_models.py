@@ -20,7 +20,7 @@ from voice.recognition.cif import initial_state, integrate
 from voice.recognition.engine import ChunkPreset
 from voice.recognition.torch_engine import TorchEngine
 
-MODELS = ("asr", "punctuation", "emotion")
+MODELS = ("asr", "punctuation", "emotion", "speaker")
 TOOLS = REPOSITORY / "tools" / "embedded_models"
 
 
@@ -39,7 +39,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
             del sys.modules[name]
 
 
-def test_all_three_ship_with_their_sums_and_cards_in_less_than_32_mib() -> None:
+def test_all_ship_with_their_sums_and_cards_in_less_than_32_mib() -> None:
     assert sum(path.stat().st_size for path in EMBEDDED.rglob("*") if path.is_file()) < 32 * 2**20
     for name in MODELS:
         listed = dict(reversed(line.split("  ")) for line in (EMBEDDED / name / "SHA256SUMS").read_text().splitlines())
@@ -63,6 +63,28 @@ def test_all_three_at_work(mode: str, name: str) -> None:
         assert final["emotion"] is not None
     assert len(of_type(result.events, "emotion")) == len(finals)
     assert of_type(result.events, "error_event") == []
+
+
+def test_the_speaker_model_is_trained_on_what_its_class_computes(tool) -> None:
+    """Filterbanks, and the head that is set by hand: of the training and of FunASR's class."""
+    from funasr.models.campplus.utils import extract_feature
+
+    training = tool("train_speakers")
+    samples = torch.from_numpy(example("temperature")[0].astype(np.float32))
+    theirs, _, _ = extract_feature([samples])
+    assert torch.allclose(training.fbank_of(samples[None]), theirs, atol=1e-3)
+    model = load_model(EMBEDDED / "speaker", "CAMPPlus", "cpu").module
+    with torch.no_grad():
+        assert torch.allclose(model.head(theirs.transpose(1, 2)), training.head_output(theirs), atol=1e-3)
+
+
+def test_no_speaker_of_a_figure_was_trained_on(tool) -> None:
+    training = tool("train_speakers")
+    clips = [np.zeros(400, np.float32)]
+    classes = training.training_classes(dict.fromkeys((*training.TEST, *training.DEVELOPMENT, "student_0025"), clips))
+    assert {name.rpartition("-")[0] for name in classes} == {"student_0025"}
+    assert len(classes) == len(training.SPEEDS)
+    assert not set(training.TEST) & set(training.DEVELOPMENT)
 
 
 def test_features_for_training_are_those_the_service_computes(tool) -> None:

@@ -32,8 +32,8 @@ from voice.output.events import (
     schema,
     schema_text,
 )
-from voice.output.wire import emotion_event, final_event, level_event, partial_event
-from voice.transcript import Emotion, Hypothesis, Token, Transcript
+from voice.output.wire import emotion_event, final_event, label_event, level_event, partial_event
+from voice.transcript import Emotion, Hypothesis, Speaker, Token, Transcript
 
 TRACE_ID = "0123456789abcdef"
 SOURCE = "funasr.streaming.paraformer-zh"
@@ -61,13 +61,17 @@ def transcript(emotion: Emotion | None = None, **changes: Any) -> Transcript:
 LEVEL = Level(-27.5, -6.2, 0.001_234)
 PARTIAL = partial_event(TRACE_ID, SOURCE, Hypothesis(TOKENS[:1], TOKENS[1:2]), ms_to_samples(1_000), ms_to_samples(1_600))
 FINAL = final_event(SOURCE, transcript())
+SPEAKER = Speaker("funasr.campplus", "A", "妈妈", 0.912_34)
 
 EXAMPLES: dict[str, AnyEvent] = {
     "partial": PARTIAL,
     "final": FINAL,
     "final with emotion": final_event(SOURCE, transcript(EMOTION)),
     "final without tokens": final_event(SOURCE, Transcript(TRACE_ID, (), 0, SAMPLE_RATE_HZ, "audio_lost")),
+    "final with speaker": final_event(SOURCE, transcript(speaker=SPEAKER), with_speaker=True),
+    "final of nobody": final_event(SOURCE, transcript(), with_speaker=True),
     "emotion": emotion_event(TRACE_ID, EMOTION),
+    "speaker": label_event(TRACE_ID, SPEAKER),
     "error": ErrorEvent(trace_id=TRACE_ID, error_code="audio_overrun", message="AudioLost: 30 ms", recoverable=True),
     "status": StatusEvent(trace_id=TRACE_ID, state="ready", version="1.0", schema_version="1", model="paraformer-zh-streaming"),
     "status with totals": StatusEvent(trace_id=TRACE_ID, state="stopped", totals=Totals(utterances=3, audio_ms=5_000)),
@@ -116,10 +120,13 @@ def test_there_is_an_example_of_every_event_in_the_schema():
 
 
 def test_the_schema_promises_every_key_that_a_line_has():
-    """A reader that generates its types from the schema may rely on all of them."""
+    """A reader that generates its types from the schema may rely on all of them but those that a setting switches on."""
     lines = {name: line(example) for name, example in EXAMPLES.items()}
     without = {
-        (name, missing): {key: lines[name][key] for key in lines[name] if key != missing} for name in lines for missing in lines[name]
+        (name, missing): {key: lines[name][key] for key in lines[name] if key != missing}
+        for name in lines
+        for missing in lines[name]
+        if missing not in getattr(EXAMPLES[name], "switched_on", ())
     }
     assert [name_and_key for name_and_key, shortened in without.items() if VALIDATOR.is_valid(shortened)] == []
 
@@ -325,6 +332,19 @@ def test_the_emotion_of_a_final_is_null_where_there_is_none():
 
 def test_the_emotion_of_a_final_is_its_label_and_confidence():
     assert line(EXAMPLES["final with emotion"])["emotion"] == {"label": "happy", "confidence": 0.8765}
+
+
+def test_a_final_has_a_speaker_only_where_the_setting_is_on():
+    assert "speaker" not in line(EXAMPLES["final"])
+    assert line(EXAMPLES["final of nobody"])["speaker"] is None
+    assert line(EXAMPLES["final with speaker"])["speaker"] == {"label": "A", "name": "妈妈", "confidence": 0.9123}
+    assert list(VALIDATOR.iter_errors({**line(FINAL), "speaker": {"label": "a", "name": None, "confidence": 1}}))
+
+
+def test_a_late_speaker_has_an_event_of_its_own():
+    event = line(EXAMPLES["speaker"])
+    assert (event["trace_id"], event["label"], event["name"], event["confidence"]) == (TRACE_ID, "A", "妈妈", 0.9123)
+    assert label_event(TRACE_ID, EMOTION) == emotion_event(TRACE_ID, EMOTION)
 
 
 def test_the_emotion_event_has_all_nine_labels():

@@ -144,6 +144,20 @@ def test_nothing_recognised_is_an_empty_text_and_a_header() -> None:
     assert table([]).count("\n") == 1
 
 
+def test_the_speaker_comes_from_the_final_or_from_its_event_and_the_name_before_the_label() -> None:
+    late = {"type": "voice.asr_text.speaker", "trace_id": "b", "label": "B", "name": None, "confidence": 0.7}
+    events = [
+        final("好。", trace_id="a", speaker={"label": "A", "name": "妈妈", "confidence": 0.9}),
+        final("好。", trace_id="b", speaker=None),
+        late,
+        final("好。", trace_id="c", speaker=None),
+    ]
+    assert plain_text(events) == "妈妈: 好。\nB: 好。\n好。\n"
+    assert [cue.text for cue in cues_of(events)] == ["妈妈: 好", "B: 好", "好"]
+    assert [row["speaker"] for row in csv.DictReader(io.StringIO(table(events)))] == ["妈妈", "B", ""]
+    assert "speaker" not in table([final("好。")]), "without --speakers the table is as it was"
+
+
 def test_the_emotion_comes_from_the_final_or_from_its_event() -> None:
     late = {"type": "voice.asr_text.emotion", "trace_id": "b", "label": "sad", "confidence": 0.7, "scores": {}}
     events = [

@@ -102,6 +102,14 @@ def test_a_long_text_shows_its_end_and_the_width_of_chinese_characters_counts() 
     assert "…" in line.plain
 
 
+def test_a_final_begins_with_its_speaker() -> None:
+    (named,) = Screen().accept(final(speaker={"label": "A", "name": "妈妈", "confidence": 0.9}))
+    (unnamed,) = Screen().accept(final(speaker={"label": "B", "name": None, "confidence": 0.9}))
+    assert "妈妈  " in named.plain
+    assert "A  " not in named.plain
+    assert "B  " in unnamed.plain
+
+
 def test_a_final_stays_with_emotion_and_confidence() -> None:
     screen = Screen()
     screen.accept(partial("好", 1))

@@ -24,9 +24,9 @@ DEADLINE_SEC = 30
 
 @dataclass(frozen=True, slots=True)
 class LabelledTranscript(Transcript):
-    """What a second side model would add a field to."""
+    """Takes the same kind of label from a second side model."""
 
-    speaker: Emotion | None = None
+    speaker: Emotion | None = None  # type: ignore[assignment]
 
 
 def some_label(source: str, end_sample: int) -> Emotion:
@@ -48,7 +48,7 @@ class Scripted:
     def accepts(self, num_samples: int) -> bool:
         return num_samples >= 100
 
-    def label(self, audio: Samples, end_sample: int) -> Label | None:
+    def label(self, audio: Samples, end_sample: int) -> Emotion | None:
         self.threads.add(threading.current_thread().name)
         self.calls.append((self.name, end_sample))
         self.began.set()
@@ -57,6 +57,9 @@ class Scripted:
         if error:
             raise error
         return some_label(self.name, end_sample)
+
+    def settle(self, finding: Emotion) -> Emotion:
+        return finding
 
     def attach(self, transcript: Transcript, label: Label) -> Transcript:
         return replace(transcript, **{self.field: label})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import structlog
@@ -25,6 +25,7 @@ from voice.finalization.finalizer import Finalizer, SecondPass, TextStep
 from voice.finalization.hotword_repair import HotwordRepair
 from voice.finalization.number_format import NumberFormat
 from voice.finalization.punctuation import CtTransformer, OnnxPunctuation, create_punctuator
+from voice.finalization.side_model import SideModel
 from voice.hotword_list import HotwordList
 from voice.losses import LossLedger
 from voice.models.converted import OnnxModel
@@ -34,6 +35,7 @@ from voice.models.weights import Models, is_same_weights, optional
 from voice.options import near_field_gate, remote_recognizer, wake_gate, with_wake_words
 from voice.output.wire import new_trace_id
 from voice.pipeline import Pipeline, PipelineSettings
+from voice.places import EMBEDDED
 from voice.recognition.engine import ChunkPreset, Engine
 from voice.recognition.hotwords import HotwordGraphs
 from voice.recognition.offline_pass import OfflinePass
@@ -44,6 +46,9 @@ from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
 from voice.recognition.torch_engine import TorchEngine
 from voice.transcript import has_marks
+
+if TYPE_CHECKING:
+    from voice.finalization.speakers import SpeakerBook, SpeakerLabeller
 
 log = structlog.get_logger()
 
@@ -58,6 +63,8 @@ class Built:
     pipeline: Pipeline
     problems: tuple[ModelLoadFailed, ...]
     """Optional models that could not be found, loaded or used; the pipeline runs without them."""
+    speakers: SpeakerBook | None = None
+    """None where the settings want none."""
 
 
 def build_pipeline(
@@ -81,7 +88,8 @@ def build_pipeline(
 
     Raises:
         ModelLoadFailed: recognition or voice activity cannot work with its weights.
-        ConfigInvalid: the model cannot write a wake word, or the server's certificates cannot be read.
+        ConfigInvalid: the model cannot write a wake word, the server's certificates cannot be read, or the directory of the known speakers
+            cannot be used.
     """
     problems = list(models.problems)
     loaded = models.recognition
@@ -91,6 +99,8 @@ def build_pipeline(
     vad: VoiceActivity = SileroVad() if models.vad is None else _usable(models.vad, _warm_fsmn)
     punctuator = _optional(models.punctuation, create_punctuator, problems)
     emotion = _optional(models.emotion, lambda loaded: _emotion_labeller(loaded, settings), problems)
+    labeller, speakers = _speakers(models, settings, problems) if settings.speakers.enabled else (None, None)
+    side_models: list[SideModel] = [each for each in (labeller, emotion) if each]
     second_pass: SecondPass | None
     if engine is not None and is_same_weights(settings):
         second_pass = SamePass(engine, HotwordGraphs(preferred, engine.vocabulary.tokens))
@@ -106,9 +116,10 @@ def build_pipeline(
     steps = _text_steps(settings, hotwords, punctuator)
     finalizer = Finalizer(
         steps,
-        [emotion] if emotion else [],
+        side_models,
         second_pass,
         max_wait_sec=_max_wait_sec(settings),
+        with_speaker=settings.speakers.enabled,
         wants_labels=gate.wants_labels if gate else None,
     )
     pipeline = Pipeline(
@@ -133,7 +144,7 @@ def build_pipeline(
         punctuation=punctuator is not None,
         emotion=emotion is not None,
     )
-    return Built(pipeline, tuple(problems))
+    return Built(pipeline, tuple(problems), speakers)
 
 
 def create_engine(model: FunasrModel | OnnxModel, temperature: float) -> Engine:
@@ -164,6 +175,22 @@ def _optional(model: _Model | None, use: Callable[[_Model], _Part], problems: li
 def _emotion_labeller(model: FunasrModel | OnnxModel, settings: Settings) -> EmotionLabeller:
     name = str(model.directory) if settings.embedded else settings.emotion.model
     return EmotionLabeller(create_emotion_model(model, name), _emotion_settings(settings))
+
+
+def _speakers(models: Models, settings: Settings, problems: list[ModelLoadFailed]) -> tuple[SpeakerLabeller | None, SpeakerBook]:
+    """What labels speakers, None where the model cannot be used, and what names and keeps them.
+
+    Raises:
+        ConfigInvalid: the directory of the known speakers cannot be used.
+    """
+    from voice.finalization import speakers_setup  # noqa: PLC0415 -- only where the settings want speakers
+
+    embedded = settings.embedded and models.speaker is not None and models.speaker.directory == EMBEDDED / "speaker"
+    name = str(models.speaker.directory) if embedded and models.speaker else settings.speakers.model
+    model = _optional(models.speaker, lambda loaded: speakers_setup.probed_model(loaded, name), problems)
+    return (
+        (None, speakers_setup.no_speakers()) if model is None else speakers_setup.open_speakers(model, settings.speakers, embedded=embedded)
+    )
 
 
 def _text_steps(

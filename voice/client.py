@@ -87,6 +87,8 @@ class Final(Event):
     tokens: list[dict[str, Any]] = field(default_factory=list, repr=False)
     level: dict[str, float] | None = None
     emotion: dict[str, Any] | None = None
+    speaker: dict[str, Any] | None = None
+    """With ``--speakers``: ``label``, ``name``, ``confidence``."""
     captured_ts: int = 0
     """When the last sample of speech was captured."""
 
@@ -98,6 +100,15 @@ class Emotion(Event):
     label: str = ""
     confidence: float = 0.0
     scores: dict[str, float] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True)
+class Speaker(Event):
+    """Speaker of a finished utterance whose final did not wait for it."""
+
+    label: str = ""
+    name: str | None = None
+    confidence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -177,6 +188,7 @@ _CLASSES: dict[str, type[Event]] = {
     "voice.asr_text.partial": Partial,
     "voice.asr_text.final": Final,
     "voice.asr_text.emotion": Emotion,
+    "voice.asr_text.speaker": Speaker,
     "core.error_event": Error,
     "core.status_event": Status,
     "core.level_event": Level,
@@ -330,6 +342,10 @@ class VoiceService:
     def endpoint(self) -> None:
         """End the utterance in flight now."""
         self._send({"command": "endpoint"})
+
+    def name_speaker(self, label: str, name: str | None) -> None:
+        """With ``--speakers``: what the speaker of a label is called in later finals; None takes the name away."""
+        self._send({"command": "name_speaker", "label": label, "name": name})
 
     def status(self, timeout_sec: float = 5.0) -> Status:
         """Ask the service what it is doing.
@@ -492,6 +508,7 @@ class AsyncVoiceService:
         self._service = VoiceService(*flags, **options)
         self._events: asyncio.Queue[Event | ServiceFailed | None] = asyncio.Queue(_QUEUED_EVENTS)
         self.mute, self.unmute, self.endpoint = self._service.mute, self._service.unmute, self._service.endpoint
+        self.name_speaker = self._service.name_speaker
 
     async def __aenter__(self) -> AsyncVoiceService:
         """Start."""

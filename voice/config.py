@@ -189,6 +189,29 @@ class EmotionSettings(Section):
     max_wait_ms: Annotated[int, Field(ge=0, le=60_000)]
 
 
+Cosine = Annotated[float, Field(ge=-1, le=1)]
+
+
+class SpeakerSettings(Section):
+    """``speakers``"""
+
+    enabled: bool
+    model: PathText
+    min_audio_ms: Annotated[int, Field(ge=100, le=60_000)]
+    max_audio_sec: Annotated[float, Field(ge=0.5, le=60)]
+    same_threshold: Cosine | None
+    new_threshold: Cosine | None
+    fitting_thresholds: dict[Literal["embedded", "published"], tuple[Cosine, Cosine]]
+    max_speakers: Annotated[int, Field(ge=1, le=1_000)]
+    db: PathText | None
+
+    def thresholds(self, *, embedded: bool) -> tuple[float, float]:
+        """``same_threshold`` and ``new_threshold``; for null those that fit the model, the second never above the first."""
+        same, new = self.fitting_thresholds["embedded" if embedded else "published"]
+        same = self.same_threshold if self.same_threshold is not None else same
+        return same, self.new_threshold if self.new_threshold is not None else min(new, same)
+
+
 class RecordSettings(Section):
     """``record``"""
 
@@ -252,6 +275,7 @@ class Settings(Section):
     final: FinalSettings
     emotion: EmotionSettings
     wake: WakeSettings
+    speakers: SpeakerSettings
     output: OutputSettings
     record: RecordSettings
     log: LogSettings
@@ -304,6 +328,11 @@ class Settings(Section):
             )
         if release > threshold:
             broken.append(f"vad.release_threshold: {release} must not be above vad.threshold {threshold}")
+        same, new = self.speakers.thresholds(embedded=self.embedded)
+        if new > same:
+            broken.append(f"speakers.new_threshold: {new} must not be above speakers.same_threshold {same}")
+        if self.speakers.db is not None and not self.speakers.enabled:
+            broken.append("speakers.db: there are no speakers to keep without speakers.enabled (--speakers)")
         if broken:
             raise PydanticCustomError("rules", "{text}", {"text": "\n".join(broken)})
         return self

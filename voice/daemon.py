@@ -11,7 +11,7 @@ import time
 import structlog
 
 from voice import __version__
-from voice.build import build_pipeline
+from voice.build import Built, build_pipeline
 from voice.capture.source import AudioSource
 from voice.config import Mode, Settings
 from voice.errors import EXIT_BUG, EXIT_INPUT, EXIT_OK, EXIT_OUTPUT, ErrorCode, OutputGone, VoiceError, describe, log_fields
@@ -83,7 +83,7 @@ class Daemon:
                 log.error("model_problem", error=describe(problem))
                 self._write(built.pipeline.report_error(problem.error_code, describe(problem), recoverable=True))
             self._status("ready", version=__version__, schema_version=SCHEMA_VERSION, model=models.name)
-            return self._listen(source, built.pipeline, recorder)
+            return self._listen(source, built, recorder)
         except Interrupted:
             log.info("stopped_while_loading")
             self._status("stopped", totals=Totals())
@@ -94,10 +94,10 @@ class Daemon:
             if recorder:
                 recorder.drain(_LAST_RECORDINGS_SEC)
 
-    def _listen(self, source: AudioSource, pipeline: Pipeline, recorder: Recorder | None) -> int:
+    def _listen(self, source: AudioSource, built: Built, recorder: Recorder | None) -> int:
         loop = Listening(
             source,
-            pipeline,
+            built.pipeline,
             self._writer,
             self._stop,
             status=self._status,
@@ -105,10 +105,11 @@ class Daemon:
             monitor=LevelMonitor(self._level_sec, self._settings.audio.silent_sec),
             control=self._control,
             recorder=recorder,
+            speakers=built.speakers,
         )
         code = loop.run()
         notify("STOPPING=1")
-        totals = pipeline.totals
+        totals = built.pipeline.totals
         self._status("stopped", totals=totals)
         log.info("service_stopped", exit_code=code, lines=self._writer.num_lines, **totals.model_dump())
         return code
@@ -137,7 +138,7 @@ def run_service(settings: Settings, mode: Mode, start: Start) -> int:
     pump = pump_stderr(STDOUT_FILENO)
     stop = StopRequest()
     stop.install()
-    control = ControlChannel(STDIN_FILENO, stop.request) if settings.control == "stdin" else None
+    control = ControlChannel(STDIN_FILENO, stop.request, with_speakers=settings.speakers.enabled) if settings.control == "stdin" else None
     queue = EventQueue(writer, lambda: stop.requested)
     limit_spinning()
     if settings.exit_with_parent or (settings.exit_with_parent is None and settings.audio.input != "-" and stdin_is_pipe()):

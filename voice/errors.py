@@ -33,6 +33,7 @@ ErrorCode = Literal[
     "infer_final_failed",
     "vad_failed",
     "emotion_failed",
+    "speaker_failed",
     "punctuation_failed",
     "hotword_repair_failed",
     "number_format_failed",

@@ -112,6 +112,8 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--second-pass", dest="final.second_pass", metavar="off|same|NAME|DIR", help="decodes finals with full context")
     model.add_argument("--punctuation-model", dest="final.punctuation_model", metavar="NAME|DIR|off", help="adds punctuation to finals")
     model.add_argument("--emotion-model", dest="emotion.model", metavar="NAME|DIR", help="emotion2vec+ model")
+    model.add_argument("--speakers", dest="speakers.enabled", action="store_true", help="label finals with their speakers: A, B, ...")
+    model.add_argument("--speaker-model", dest="speakers.model", metavar="NAME|DIR", help="CAM++ model")
     model.add_argument("--no-emotion", dest="emotion.enabled", action="store_false", help="do not label finals with emotions")
 
 
@@ -133,6 +135,7 @@ def _add_output_flags(parser: argparse.ArgumentParser) -> None:
         "--wake-word", dest="wake.words", action="append", metavar="WORD", help="write only what follows this word; may be repeated"
     )
     output.add_argument("--record", dest="record.directory", metavar="DIR", help="record the audio of each utterance, for bug reports")
+    output.add_argument("--speaker-db", dest="speakers.db", metavar="DIR", help="keep voices and their names from run to run")
     output.add_argument("--log-format", dest="log.format", metavar="console|json", help="form of the log on stderr")
     output.add_argument("--log-level", dest="log.level", metavar="LEVEL", help="debug, info, warning or error")
 

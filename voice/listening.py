@@ -10,7 +10,6 @@ unmute is not, however much audio waits.
 from __future__ import annotations
 
 import functools
-import math
 import time
 from collections.abc import Callable
 
@@ -19,7 +18,8 @@ import structlog
 from voice.audio import AudioBlock
 from voice.capture.source import AudioSource
 from voice.capture_times import CaptureTimes, captured_ms
-from voice.errors import EXIT_OK, AudioDeviceUnavailable, InputError, VoiceError, describe, log_fields
+from voice.errors import EXIT_OK, AudioDeviceUnavailable, ErrorCode, InputError, VoiceError, describe, log_fields
+from voice.finalization.side_model import SpeakerNames
 from voice.level import LevelMonitor, LevelProblem
 from voice.output.event_queue import EventSink
 from voice.output.events import AnyEvent, ErrorEvent
@@ -36,12 +36,10 @@ _READ_TIMEOUT_SEC = 0.25
 _GATHER_SEC = 0.15
 """While nobody speaks, so much audio may gather before it is looked at: two blocks of the default length, which halves the wake-ups. The
 start of speech is noticed up to a block later; no text is, since the first token needs more audio than that."""
-_DRAIN_SEC = 2.0
+_DRAIN_SEC, _LAST_RECORDINGS_SEC = 2.0, 0.5
 """Audio that waits at a stop is decoded for so long; the rest counts as lost, so that the final comes within 3 s."""
-_ANSWER_POLL_SEC = 0.02
-_ANSWERS_STOPPED_SEC = 2.0
+_ANSWER_POLL_SEC, _ANSWERS_STOPPED_SEC = 0.02, 2.0
 """While a server's answer is awaited, it is looked for so often; after a stop for so long."""
-_LAST_RECORDINGS_SEC = 0.5
 _LATE_LABELS_SEC, _LATE_LABELS_STOPPED_SEC = 10.0, 0.5
 """At the end of the input, or at a stop, labels that are still being computed are waited for so long."""
 
@@ -63,6 +61,7 @@ class Listening:
         control: ControlChannel | None = None,
         recorder: Recorder | None = None,
         monitor: LevelMonitor | None = None,
+        speakers: SpeakerNames | None = None,
     ) -> None:
         """Take everything that a run needs: the source is open, the models of the pipeline are loaded.
 
@@ -76,7 +75,9 @@ class Listening:
         self._stop = stop
         self._status = status
         self._max_failures = max_failures
-        self._recorder = recorder
+        self._speakers = speakers
+        keepers: tuple[tuple[ErrorCode, Recorder | SpeakerNames | None], ...] = (("record_failed", recorder), ("speaker_failed", speakers))
+        self._keepers = [(code, keeper) for code, keeper in keepers if keeper]
         self._monitor = monitor
         self._times = CaptureTimes()
         self._commands = PendingCommands(control)
@@ -190,7 +191,9 @@ class Listening:
     def _follow(self, timed: TimedCommand) -> None:
         log.info("command", command=timed.command)
         answer = {} if timed.id is None else {"id": timed.id}
-        if timed.command == "mute" and not self._muted:
+        if timed.command == "name_speaker" and self._speakers and (refused := self._speakers.name(timed.label, timed.name)):
+            self._write(self._pipeline.report_error(refused.error_code, describe(refused), recoverable=True))
+        elif timed.command == "mute" and not self._muted:
             self._muted = True
             self._finish("muted")
             self._status("muted", **answer)
@@ -244,12 +247,12 @@ class Listening:
 
     def _await_answers(self) -> None:
         """Wait for the finals of a recogniser that answers later: to the end at the end of the input, a moment at a stop."""
-        stopped_at = math.inf
-        while self._pipeline.awaits_answers and time.monotonic() - stopped_at < _ANSWERS_STOPPED_SEC:
+        deadline = float("inf")
+        while self._pipeline.awaits_answers and time.monotonic() < deadline:
             self._guarded(self._pipeline.poll)
             self._writer.check_reader()
             time.sleep(_ANSWER_POLL_SEC)
-            stopped_at = min(stopped_at, time.monotonic()) if self._stop.requested else math.inf
+            deadline = min(deadline, time.monotonic() + _ANSWERS_STOPPED_SEC) if self._stop.requested else float("inf")
         self._guarded(functools.partial(self._pipeline.stop_waiting, "TimeoutError: there was no answer when the service ended"))
 
     def _await_labels(self) -> None:
@@ -261,12 +264,11 @@ class Listening:
         self._write(self._pipeline.late_labels(_LATE_LABELS_STOPPED_SEC if self._stop.requested else 0.0, last=True))
 
     def _report_recordings(self, wait_sec: float = 0.0) -> None:
-        """Report missing recordings, once until one could be written again; what still waits to be written gets so long."""
-        if self._recorder is None:
-            return
-        self._recorder.drain(wait_sec)
-        for reason in self._recorder.take_failures():
-            self._write(self._pipeline.report_error("record_failed", reason, recoverable=True))
+        """Report what could not be written, once until it can be again; what still waits to be written gets so long."""
+        for code, keeper in self._keepers:
+            keeper.drain(wait_sec)
+            for reason in keeper.take_failures():
+                self._write(self._pipeline.report_error(code, reason, recoverable=True))
 
     def _guarded(self, call: Callable[[], list[AnyEvent]], block: AudioBlock | None = None) -> None:
         """Run the pipeline, perhaps on a block; an exception costs neither the process nor the final, unless it keeps coming."""
@@ -291,8 +293,7 @@ class Listening:
         self._write(events)
         if in_utterance or self._pipeline.in_utterance:
             self._utterance_log.note_computing(time.perf_counter() - started)
-        for summary in self._pipeline.take_summaries():
-            self._utterance_log.finish(summary)
+        self._utterance_log.finish(self._pipeline.take_summaries())
 
     def _write(self, events: list[AnyEvent]) -> None:
         for event in events:

@@ -37,7 +37,7 @@ from voice.output.events import (
     SpeechStartedEvent,
     Totals,
 )
-from voice.output.wire import emotion_event
+from voice.output.wire import label_event
 from voice.recognition.recognizer import Recognizer
 from voice.transcript import Endpoint, Hypothesis
 from voice.utterance import Utterance
@@ -257,7 +257,7 @@ class Pipeline:
         """Events of labels that their finals did not wait for, after waiting so long; ``last`` gives up those still not there."""
         for late in self._finalizer.take_late(wait_sec) + (self._finalizer.give_up_late() if last else []):
             if late.label:
-                self._events.append(emotion_event(late.trace_id, late.label))
+                self._events.append(label_event(late.trace_id, late.label))
             if late.failure:
                 self._error(*late.failure, late.trace_id)
         return self._take_events()

@@ -91,6 +91,19 @@ class Emotion:
 
 
 @dataclass(frozen=True, slots=True)
+class Speaker:
+    """Who spoke an utterance."""
+
+    source: str
+    label: str
+    """``A``, ``B``, ... ``Z``, ``AA``: one for each voice, the same for the life of the process."""
+    name: str | None
+    """What the user calls this voice."""
+    confidence: float
+    """0..1."""
+
+
+@dataclass(frozen=True, slots=True)
 class Transcript:
     """A finished utterance. It changes no more."""
 
@@ -109,6 +122,7 @@ class Transcript:
     level: Level = SILENCE
     """Of the speech."""
     emotion: Emotion | None = field(default=None)
+    speaker: Speaker | None = None
     second_tokens: tuple[Token, ...] | None = None
     """Of the second pass, where ``text`` rests upon it."""
     has_confidence: bool = True

@@ -162,7 +162,8 @@ class Utterance:
         if self._hypothesis.text or self._shown.text:
             completed = self._completed(ended, prepared)
             transcript = replace(completed.transcript, endpoint=ended.endpoint, lost_samples=self.lost_samples)
-            events.append(final_event(self._stream.source if self._stream else self._recognizer.source, transcript))
+            source = self._stream.source if self._stream else self._recognizer.source
+            events.append(final_event(source, transcript, with_speaker=self._finalizer.with_speaker))
             if transcript.emotion:
                 events.append(emotion_event(self.trace_id, transcript.emotion))
             failures = completed.failures

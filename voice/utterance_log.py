@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import structlog
 
 from voice.audio import SAMPLE_RATE_HZ
@@ -24,8 +26,12 @@ class UtteranceLog:
         """The pipeline worked so long for the utterance."""
         self._compute_sec += sec
 
-    def finish(self, summary: UtteranceSummary) -> None:
-        """Log an utterance that ended."""
+    def finish(self, summaries: Iterable[UtteranceSummary]) -> None:
+        """Log utterances that ended."""
+        for summary in summaries:
+            self._finish(summary)
+
+    def _finish(self, summary: UtteranceSummary) -> None:
         audio_sec = max(summary.end_sample - summary.start_sample, 1) / SAMPLE_RATE_HZ
         log.info(
             "utterance_finished",

@@ -41,7 +41,7 @@ export interface ErrorEvent {
   /** One per utterance; an error that belongs to none gets its own. */
   trace_id: string;
   source: "voice.asr";
-  error_code: "audio_device_unavailable" | "audio_device_lost" | "audio_stalled" | "audio_overrun" | "audio_silent" | "audio_clipping" | "input_unreadable" | "infer_partial_failed" | "infer_final_failed" | "vad_failed" | "emotion_failed" | "punctuation_failed" | "hotword_repair_failed" | "number_format_failed" | "second_pass_failed" | "engine_unavailable" | "model_load_failed" | "config_invalid" | "control_invalid" | "record_failed" | "runtime_error";
+  error_code: "audio_device_unavailable" | "audio_device_lost" | "audio_stalled" | "audio_overrun" | "audio_silent" | "audio_clipping" | "input_unreadable" | "infer_partial_failed" | "infer_final_failed" | "vad_failed" | "emotion_failed" | "speaker_failed" | "punctuation_failed" | "hotword_repair_failed" | "number_format_failed" | "second_pass_failed" | "engine_unavailable" | "model_load_failed" | "config_invalid" | "control_invalid" | "record_failed" | "runtime_error";
   /** 'Type: text'; never a traceback. */
   message: string;
   /** Lines of this process, from 1, without a gap. */
@@ -81,6 +81,8 @@ export interface FinalEvent {
   level: AudioLevel;
   /** Wall clock when the sample at end_ms was captured, of a file or stdin when it was read; ms since the epoch. */
   captured_ts: number;
+  /** Only with --speakers. null: too short, too uncertain, failed, or not ready in time. */
+  speaker?: SpeakerSummary | null;
 }
 
 export interface LevelEvent {
@@ -123,6 +125,30 @@ export interface PartialEvent {
   raw_text: string;
   /** Wall clock when the sample at end_ms was captured, of a file or stdin when it was read; ms since the epoch. */
   captured_ts: number;
+}
+
+export interface SpeakerEvent {
+  type: "voice.asr_text.speaker";
+  /** Wall clock when the line was written, ms since the epoch. */
+  ts: number;
+  /** One per utterance; an error that belongs to none gets its own. */
+  trace_id: string;
+  source: string;
+  /** Lines of this process, from 1, without a gap. */
+  seq: number;
+  /** One for each voice, the same for the life of the process. */
+  label: string;
+  /** As given with the command name_speaker. */
+  name: string | null;
+  confidence: number;
+}
+
+export interface SpeakerSummary {
+  /** One for each voice, the same for the life of the process. */
+  label: string;
+  /** As given with the command name_speaker. */
+  name: string | null;
+  confidence: number;
 }
 
 export interface SpeechEndedEvent {
@@ -248,4 +274,4 @@ export interface WakeEvent {
   captured_ts: number;
 }
 
-export type AnyEvent = EmotionEvent | ErrorEvent | FinalEvent | LevelEvent | PartialEvent | SpeechEndedEvent | SpeechRejectedEvent | SpeechStartedEvent | StatusEvent | WakeEvent;
+export type AnyEvent = EmotionEvent | ErrorEvent | FinalEvent | LevelEvent | PartialEvent | SpeakerEvent | SpeechEndedEvent | SpeechRejectedEvent | SpeechStartedEvent | StatusEvent | WakeEvent;

@@ -14,7 +14,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EMBEDDED = REPOSITORY / "models" / "embedded"
-MODELS = ("asr", "punctuation", "emotion")
+MODELS = ("asr", "punctuation", "emotion", "speaker")
 LIMIT_BYTES = 32 * 2**20
 
 

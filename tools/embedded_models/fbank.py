@@ -32,7 +32,7 @@ def fbank(samples: np.ndarray, warp: float = 1.0) -> np.ndarray:
     previous = torch.cat([frames[:, :1], frames[:, :-1]], 1)
     frames = (frames - 0.97 * previous) * torch.hamming_window(WINDOW, periodic=False)
     power = torch.fft.rfft(frames, FFT_SIZE).abs().square()
-    energies = power @ _mel_weights(round(warp, 3))
+    energies = power @ mel_weights(round(warp, 3))
     return energies.clamp_min(torch.finfo(torch.float32).eps).log().numpy()
 
 
@@ -45,7 +45,7 @@ def low_frame_rate(frames: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _mel_weights(warp: float) -> torch.Tensor:
+def mel_weights(warp: float) -> torch.Tensor:
     """(257, 80) triangles, equal on the mel scale 1127 ln(1 + f / 700), over warped frequencies."""
     hz = torch.arange(FFT_SIZE // 2 + 1) * (SAMPLE_RATE_HZ / FFT_SIZE)
     knee = _WARPED_BELOW_HZ * warp

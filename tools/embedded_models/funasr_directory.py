@@ -19,6 +19,7 @@ _CLASSES = {
     "ParaformerStreaming": "funasr.models.paraformer_streaming.model",
     "CTTransformer": "funasr.models.ct_transformer.model",
     "Emotion2vec": "funasr.models.emotion2vec.model",
+    "CAMPPlus": "funasr.models.campplus.model",
 }
 _PARTS = (
     "funasr.models.scama.encoder",

@@ -13,7 +13,7 @@ from pathlib import Path
 from features import WORKSPACE
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "models" / "embedded"
-MODELS = {"asr": "recognition", "punctuation": "punctuation", "emotion": "emotion"}
+MODELS = {"asr": "recognition", "punctuation": "punctuation", "emotion": "emotion", "speaker": "speaker"}
 FILES = ("am.mvn", "config.yaml", "configuration.json", "model.pt", "tokens.json", "tokens.txt")
 
 
@@ -35,7 +35,8 @@ def main() -> None:
     arguments.add_argument("--only", choices=MODELS)
     options = arguments.parse_args()
     for name in [options.only] if options.only else MODELS:
-        ship(name)
+        if options.only or (WORKSPACE / MODELS[name] / "model.pt").exists():  # what was not trained here stays as it is
+            ship(name)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ Event = dict[str, Any]
 
 MAX_LINE_CHARACTERS = 20
 """Of a subtitle: what is read at a glance, and fits a phone held upright."""
-_FINAL, _EMOTION = "voice.asr_text.final", "voice.asr_text.emotion"
+_FINAL, _EMOTION, _SPEAKER = "voice.asr_text.final", "voice.asr_text.emotion", "voice.asr_text.speaker"
 _SENTENCE_ENDS = "。？！?!…"
 _CLAUSE_ENDS = "，、；：,;:"
 _DROPPED_AT_END = "，、。；：,;:"
@@ -31,6 +31,7 @@ _WORD = re.compile(r"[A-Za-z0-9'.%:]+|\s+|.", re.DOTALL)
 _SHORTEST_CUE_MS = 500
 _SPAN: dict[str, Any] = {"start_ms": int, "end_ms": int}
 _LABEL: dict[str, Any] = {"label": str, "confidence": int | float}
+_WHO: dict[str, Any] = {"label": str, "name": (None, str)}
 _NEEDED: dict[str, dict[str, Any]] = {
     "voice.asr_text.partial": {"text": str, "stable_chars": int},
     _FINAL: {
@@ -43,8 +44,10 @@ _NEEDED: dict[str, dict[str, Any]] = {
         "level": (None, {"rms_dbfs": int | float}),
         "endpoint": (None, str),
         "lost_ms": (None, int),
+        "speaker": (None, _WHO),
     },
     _EMOTION: {"trace_id": str, **_LABEL},
+    _SPEAKER: {"trace_id": str, **_WHO},
     "voice.speech.ended": {},
     "core.error_event": {"message": str, "recoverable": bool, "error_code": (None, str)},
     "core.status_event": {"state": str, "device": (None, str), "totals": (None, {"audio_ms": int, "lost_ms": int})},
@@ -111,14 +114,22 @@ def local_time(ts_ms: int | None, *, date: bool = False) -> str:
 
 
 def finals_of(events: Iterable[Event]) -> list[Event]:
-    """The finals in their order, each with its emotion, also where that came in an event of its own."""
+    """The finals in their order, each with its emotion and its speaker, also where these came in events of their own."""
     finals: dict[str, Event] = {}
     for event in events:
         if event.get("type") == _FINAL:
             finals[event["trace_id"]] = event
         elif event.get("type") == _EMOTION and (final := finals.get(event["trace_id"])) and not final.get("emotion"):
             finals[event["trace_id"]] = {**final, "emotion": {"label": event["label"], "confidence": event["confidence"]}}
+        elif event.get("type") == _SPEAKER and (final := finals.get(event["trace_id"])) and not final.get("speaker"):
+            finals[event["trace_id"]] = {**final, "speaker": {"label": event["label"], "name": event.get("name")}}
     return list(finals.values())
+
+
+def speaker_of(final: Event) -> str:
+    """The speaker's name, or else the label; nothing where there is none."""
+    speaker = final.get("speaker") or {}
+    return speaker.get("name") or speaker.get("label") or ""
 
 
 def plain_text(events: Sequence[Event], *, emotion: bool = False) -> str:
@@ -144,14 +155,16 @@ def web_vtt(events: Sequence[Event], *, emotion: bool = False) -> str:
 
 
 def table(events: Sequence[Event], *, emotion: bool = False) -> str:
-    """Comma separated values, a row for each final. The emotion has a column of its own."""
+    """Comma separated values, a row for each final. The emotion has a column of its own, and so has the speaker where finals name one."""
     del emotion
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for final in finals_of(events):
-        row = {**final, "emotion": (final.get("emotion") or {}).get("label", "")}
-        cells = ["" if row.get(column) is None else str(row[column]) for column in _COLUMNS]
+    finals = finals_of(events)
+    columns = (*_COLUMNS, "speaker") if any("speaker" in final for final in finals) else _COLUMNS
+    writer.writerow(columns)
+    for final in finals:
+        row = {**final, "emotion": (final.get("emotion") or {}).get("label", ""), "speaker": speaker_of(final)}
+        cells = ["" if row.get(column) is None else str(row[column]) for column in columns]
         writer.writerow([cell.replace("\0", "\ufffd") for cell in cells])  # Python 3.10 writes no NUL
     return text.getvalue()
 
@@ -201,8 +214,10 @@ def cues(final: Event, *, emotion: bool = False) -> list[Cue]:
 
 
 def _prefix(final: Event, *, emotion: bool) -> str:
+    """Speaker and, on demand, emotion: ``妈妈: [happy] ``."""
     label = (final.get("emotion") or {}).get("label")
-    return f"[{label}] " if emotion and label else ""
+    speaker = speaker_of(final)
+    return (f"{speaker}: " if speaker else "") + (f"[{label}] " if emotion and label else "")
 
 
 def _pieces(text: str) -> list[str]:

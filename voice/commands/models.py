@@ -26,7 +26,7 @@ from voice.process.logs import configure_logs
 
 SETTINGS_NAME = "settings.yaml"
 _SUMS = "SHA256SUMS"
-_CLASSES = ("ParaformerStreaming", "CTTransformer", "Emotion2vec")
+_CLASSES = ("ParaformerStreaming", "CTTransformer", "Emotion2vec", "CAMPPlus")
 """FunASR's, of models that are converted."""
 
 
@@ -50,6 +50,7 @@ ROLES = (
     Role("ct-punc-c", "punctuation of finals", ("final", "punctuation_model"), 300, folder="punctuation"),
     Role("iic/emotion2vec_plus_base", "emotion of finals", ("emotion", "model"), 1_100, folder="emotion"),
     Role("paraformer-zh", "--second-pass paraformer-zh", ("final", "second_pass"), 850, is_default=False, folder="second-pass"),
+    Role("iic/speech_campplus_sv_zh-cn_16k-common", "--speakers", ("speakers", "model"), 28, is_default=False, folder="speaker"),
     Role("fsmn-vad", "--vad-engine fsmn", ("vad", "model"), 2, is_default=False, folder="vad"),
 )
 

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from voice.commands.formats import KNOWN, Event, finals_of, spoken_places
+from voice.commands.formats import KNOWN, Event, finals_of, speaker_of, spoken_places
 
 SHADES = (0.9, 0.75, 0.6, 0.4)
 """A token whose confidence is below the first has shade 1, below the second shade 2, and so on."""
@@ -43,6 +43,8 @@ class Utterance:
     confidence: float | None
     """None where a server recognised."""
     emotion: str | None
+    speaker: str
+    """Name or label; empty where there is none."""
     rms_dbfs: float | None
     lost_ms: int
     latency_ms: int | None
@@ -198,6 +200,7 @@ def _utterance(final: Event) -> Utterance:
         runs=runs_of(final),
         confidence=final["confidence"],
         emotion=(final.get("emotion") or {}).get("label"),
+        speaker=speaker_of(final),
         rms_dbfs=(final.get("level") or {}).get("rms_dbfs"),
         lost_ms=final.get("lost_ms") or 0,
         latency_ms=_latency_ms(final) if final.get("endpoint") == "silence" else None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from rich.cells import cell_len
 from rich.text import Text
 
-from voice.commands.formats import Event, local_time
+from voice.commands.formats import Event, local_time, speaker_of
 
 _METER = 10
 _QUIETEST_DBFS = -60.0
@@ -107,8 +107,10 @@ def _meter(peak_dbfs: float | None) -> Text:
 
 
 def _final_line(event: Event) -> Text:
-    """Time, text, emotion, confidence."""
+    """Time, speaker, text, emotion, confidence."""
     line = Text(f"{local_time(event.get('ts'))}  ", style="")
+    if speaker := speaker_of(event):
+        line.append(f"{speaker}  ", style="magenta")
     line.append(event["text"], style="bold")
     emotion = event.get("emotion")
     if emotion:

@@ -58,6 +58,8 @@ def main(flags: argparse.Namespace) -> int:
 
 def _transcribe(flags: argparse.Namespace, console: Console) -> int:
     settings = load_settings(_given(flags), flags.config)
+    if settings.speakers.db is not None:
+        raise ConfigInvalid(["speakers.db: recordings are done side by side, each with speakers of its own; none are kept"])
     HotwordList(settings.hotwords)  # wrong words are said once, before any work
     inputs, problems = inputs_below(flags.paths, AUDIO_SUFFIXES, recursive=flags.recursive)
     to_stdout = str(flags.output) == "-"

@@ -17,6 +17,8 @@ from voice.audio import Samples
 from voice.conversion.layers import Unconvertible
 from voice.finalization.emotion import create_emotion_model
 from voice.finalization.punctuation import create_punctuator
+from voice.finalization.speaker_embedding import create_speaker_model
+from voice.finalization.speaker_registry import unit
 from voice.models.converted import load_converted
 from voice.models.funasr_model import FunasrModel
 from voice.places import EXAMPLES
@@ -37,6 +39,8 @@ _MAX_MARKS_CHANGED = 0.02
 """Punctuation marks that differ, for each word."""
 _MAX_SCORE_DIFFERENCE = 0.1
 _MAX_MEAN_SCORE_DIFFERENCE = 0.03
+_MIN_COSINE = 0.999
+"""Of two embeddings of the same audio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +106,19 @@ def check_emotion(model: FunasrModel, graphs: Path) -> None:
     if not (differences.max() <= _MAX_SCORE_DIFFERENCE and differences.mean() <= _MAX_MEAN_SCORE_DIFFERENCE):
         found = f"scores differ by up to {differences.max():.3f}, by {differences.mean():.3f} on the mean"
         raise Unconvertible(f"the graph does not compute what torch computes: {found}")
+
+
+def check_speaker(model: FunasrModel, graphs: Path) -> None:
+    """Embed the example recordings with torch and with the graph.
+
+    Raises:
+        Unconvertible: the cosine of the two embeddings of one is below 0.999.
+    """
+    name = str(model.directory)
+    both = [create_speaker_model(each, name) for each in (model, load_converted(graphs, model.directory, num_threads=1))]
+    cosines = [float(np.dot(*(unit(each.embedding(samples)) for each in both))) for samples in _recordings()]
+    if not min(cosines) >= _MIN_COSINE:
+        raise Unconvertible(f"the graph does not compute what torch computes: cosines down to {min(cosines):.4f}")
 
 
 def _recordings() -> list[Samples]:

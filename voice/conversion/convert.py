@@ -13,12 +13,13 @@ from typing import Any
 
 import structlog
 
-from voice.conversion.check import check_emotion, check_punctuation, check_recognition
+from voice.conversion.check import check_emotion, check_punctuation, check_recognition, check_speaker
 from voice.conversion.emotion import convert_emotion
 from voice.conversion.graph import Precision
 from voice.conversion.paraformer import convert_paraformer, paraformer_settings
 from voice.conversion.punctuation import convert_punctuation, punctuation_settings
 from voice.conversion.selftest import byte_precision, write_self_test
+from voice.conversion.speaker import convert_speaker
 from voice.models.converted import write_description
 from voice.models.directory import Description
 from voice.models.funasr_model import FunasrModel
@@ -89,4 +90,5 @@ _CONVERTERS = {
     "ParaformerStreaming": _Converter(convert_paraformer, paraformer_settings, check_recognition),
     "CTTransformer": _Converter(convert_punctuation, lambda model: punctuation_settings(model.module), check_punctuation),
     "Emotion2vec": _Converter(convert_emotion, lambda _: {}, check_emotion),
+    "CAMPPlus": _Converter(convert_speaker, lambda _: {}, check_speaker),
 }

@@ -45,14 +45,16 @@ _UINT8_ZERO = 128
 class Graph:
     """Collects nodes and weights. Every method that adds a node returns the name of its output."""
 
-    def __init__(self, directory: Path, name: str, precision: Precision = "float32") -> None:
+    def __init__(self, directory: Path, name: str, precision: Precision = "float32", alignment: int = _ALIGNMENT) -> None:
         """Begin ``name``.
 
         Args:
             directory: where its two files are written.
             name: of the files, without a suffix.
             precision: of the weights of ``linear``.
+            alignment: a stored weight starts at a multiple of so many bytes; less than a page where there are many small ones.
         """
+        self._alignment = alignment
         self._directory = directory
         self._name = name
         self._precision = precision
@@ -108,7 +110,7 @@ class Graph:
             tensor.raw_data = values.tobytes()
         else:
             with self._file.open("r+b") as file:
-                offset = -(-file.seek(0, os.SEEK_END) // _ALIGNMENT) * _ALIGNMENT
+                offset = -(-file.seek(0, os.SEEK_END) // self._alignment) * self._alignment
                 file.seek(offset)
                 file.write(values.data)
             tensor.data_location = TensorProto.EXTERNAL

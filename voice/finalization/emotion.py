@@ -84,6 +84,10 @@ class EmotionLabeller:
             return None
         return Emotion(self._model.source, best, scores[best], scores, end_sample - len(audio), end_sample)
 
+    def settle(self, finding: Emotion) -> Emotion:
+        """The emotion as it was found: it depends on no other final."""
+        return finding
+
     def attach(self, transcript: Transcript, label: Emotion) -> Transcript:
         """The transcript with its emotion."""
         return replace(transcript, emotion=label)

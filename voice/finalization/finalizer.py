@@ -5,7 +5,9 @@ prepared as soon as the speaker pauses; when speech resumes it is cancelled. ``p
 thread, and submits the audio to the side models, which have a thread of their own (``side_model.py``). ``complete`` adds the labels
 that are ready in time; ``take_late`` gives the others when they are ready, as ``LateLabel``.
 
-State: the labels whose finals did not wait for them. Worker thread. Raises nothing but bugs: the failure of a part is a value.
+State: the labels whose finals did not wait for them. Labels are settled in the order of their finals (``SideModel.settle``), however late
+they are: the one thread of the side models is done with an earlier utterance before a later one.
+Worker thread. Raises nothing but bugs: the failure of a part is a value.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import structlog
 
 from voice.audio import Samples
 from voice.errors import ErrorCode, describe, log_fields
-from voice.finalization.side_model import Label, SideModel, SideThread
+from voice.finalization.side_model import Finding, Label, SideModel, SideThread
 from voice.transcript import Token, Transcript, join_tokens, mean_confidence
 
 log = structlog.get_logger()
@@ -60,7 +62,7 @@ class PendingLabel:
 
     trace_id: str
     model: SideModel
-    future: Future[Label | None]
+    future: Future[Finding | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,7 @@ class Finalizer:
         max_wait_sec: float | None = None,
         side_thread: SideThread | None = None,
         wants_labels: Callable[[Transcript], bool] | None = None,
+        with_speaker: bool = False,
     ) -> None:
         """Take the parts.
 
@@ -125,7 +128,9 @@ class Finalizer:
             max_wait_sec: how long a final waits for its labels; None: until they are ready.
             side_thread: runs the side models. Pipelines that share models share it; None: a thread for this finalizer alone.
             wants_labels: whether the side models are to hear an utterance; None: each.
+            with_speaker: whether the settings want finals to name their speaker.
         """
+        self.with_speaker = with_speaker
         self._text_steps = text_steps
         self._side_models = side_models
         self._second_pass = second_pass
@@ -133,6 +138,7 @@ class Finalizer:
         self._side_thread = side_thread or SideThread()
         self._wants_labels = wants_labels
         self._late: list[PendingLabel] = []
+        self._outcomes: list[LateLabel] = []
 
     @property
     def busy(self) -> bool:
@@ -175,8 +181,10 @@ class Finalizer:
         """The final with the labels that are ready within ``max_wait_sec``; ``take_late`` gives the others later."""
         transcript, failures = prepared.transcript, list(prepared.failures)
         wait([pending.future for pending in prepared.labels], self._max_wait_sec)
+        ready = [pending for pending in prepared.labels if pending.future.done()]
+        self._settle_late()  # of earlier finals
         for pending in prepared.labels:
-            if not pending.future.done():
+            if pending not in ready:
                 self._late.append(pending)
                 continue
             outcome = _outcome(pending)
@@ -189,9 +197,14 @@ class Finalizer:
     def take_late(self, wait_sec: float = 0.0) -> list[LateLabel]:
         """The late labels that are ready, in the order of their finals, after waiting at most ``wait_sec`` for all of them."""
         wait([pending.future for pending in self._late], wait_sec)
+        self._settle_late()
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def _settle_late(self) -> None:
         ready = [pending for pending in self._late if pending.future.done()]
         self._late = [pending for pending in self._late if pending not in ready]
-        return [_outcome(pending) for pending in ready]
+        self._outcomes += [_outcome(pending) for pending in ready]
 
     def give_up_late(self) -> list[LateLabel]:
         """The late labels that are still not ready, as failures, because the service ends."""
@@ -222,9 +235,11 @@ class Finalizer:
 
 
 def _outcome(pending: PendingLabel) -> LateLabel:
-    """The outcome of a label whose future is done."""
-    error = pending.future.exception()
-    if error is None:
-        return LateLabel(pending.trace_id, pending.future.result())
+    """The outcome of a label whose future is done, settled."""
+    try:
+        finding = pending.future.result()
+        return LateLabel(pending.trace_id, None if finding is None else pending.model.settle(finding))
+    except Exception as caught:  # noqa: BLE001 -- whatever a model raised, the final goes without its label
+        error = caught
     log.warning(pending.model.failure, trace_id=pending.trace_id, **log_fields(error))
     return LateLabel(pending.trace_id, None, (pending.model.failure, describe(error)))

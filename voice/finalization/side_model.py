@@ -1,6 +1,6 @@
 """Finalization: models that label a final beside its text, and the one thread that runs them.
 
-A side model (emotion today) takes the audio of an utterance and gives a label or None. It may cost as much as recognition, so it
+A side model (emotion, speaker) takes the audio of an utterance and gives a label or None. It may cost as much as recognition, so it
 does not run on the pipeline's thread, where it would delay the next words. ``SideThread`` runs all side models of a pipeline in the
 order in which work was submitted. It bounds the work that waits and refuses work above that bound. Its thread starts with the
 first work and is a daemon thread: a process that ends while it is ``busy`` must not wait for it. Where the system has priorities of
@@ -19,11 +19,14 @@ import sys
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from voice.audio import Samples
-from voice.errors import ErrorCode
-from voice.transcript import Emotion, Transcript
+from voice.errors import ControlInvalid, ErrorCode
+from voice.transcript import Emotion, Speaker, Transcript
 
 _MAX_UNFINISHED = 4
 """Utterances for each model: the one in work, and a few that wait because speech came faster than the model is."""
@@ -31,8 +34,20 @@ _MAX_UNFINISHED = 4
 _NICENESS = 10
 """Above the process's own, on Linux's scale from -20 to 19: where recognition wants the same processor, it gets ten times as much of it."""
 
-Label = Emotion
-"""What a side model says about an utterance; a union as soon as there is a second kind."""
+Label = Emotion | Speaker
+"""What a side model says about an utterance."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class VoicePrint:
+    """The embedding of an utterance's voice. It is personal: no text form, so that it cannot end up in a log."""
+
+    values: NDArray[np.float32]
+    """(size,)"""
+
+
+Finding = Emotion | VoicePrint
+"""What a side model makes of an utterance by itself; ``settle`` turns it into a label."""
 
 
 class SideModel(Protocol):
@@ -49,16 +64,36 @@ class SideModel(Protocol):
     def accepts(self, num_samples: int) -> bool:
         """Whether an utterance of this length is long enough for a label."""
 
-    def label(self, audio: Samples, end_sample: int) -> Label | None:
-        """The label of an utterance; None where the model is not sure enough.
+    def label(self, audio: Samples, end_sample: int) -> Finding | None:
+        """What the model makes of an utterance; None where it is not sure enough.
 
         Args:
             audio: float32, (num_samples,), [-1, 1], 16 kHz mono; accepted by ``accepts``; not kept after return.
             end_sample: sample index where ``audio`` ends.
         """
 
-    def attach(self, transcript: Transcript, label: Label) -> Transcript:
-        """The transcript with the field of this model filled."""
+    def settle(self, finding: Any) -> Label | None:
+        """The label, on the pipeline's thread, in the order of the finals: here it may depend on the finals before. None as for ``label``.
+
+        Args:
+            finding: of ``label``, whose utterance has a final: a final that is cancelled is never settled.
+        """
+
+    def attach(self, transcript: Transcript, label: Any) -> Transcript:
+        """The transcript with the field of this model filled, by a label of ``settle``."""
+
+
+class SpeakerNames(Protocol):
+    """What the loop has to do with speakers; all calls on its thread."""
+
+    def name(self, label: str, name: str | None) -> ControlInvalid | None:
+        """Give a speaker a name, or take it away; later finals bear it. What is wrong with it, where it cannot be given."""
+
+    def drain(self, timeout_sec: float) -> None:
+        """Save what has to be; at the end (``timeout_sec`` above 0) all that is new."""
+
+    def take_failures(self) -> list[str]:
+        """Why speakers are not saved, since the last call."""
 
 
 class TooManyUtterances(Exception):
@@ -70,7 +105,7 @@ class _Work:
     model: SideModel
     audio: Samples
     end_sample: int
-    future: Future[Label | None]
+    future: Future[Finding | None]
 
 
 class SideThread:
@@ -87,7 +122,7 @@ class SideThread:
         self._unfinished = [work for work in self._unfinished if not work.future.done()]
         return bool(self._unfinished)
 
-    def submit(self, model: SideModel, audio: Samples, end_sample: int) -> Future[Label | None]:
+    def submit(self, model: SideModel, audio: Samples, end_sample: int) -> Future[Finding | None]:
         """Have an utterance labelled; ``cancel`` of the future takes back work that has not started.
 
         Args:

@@ -39,6 +39,7 @@ GRAPHS = {
     "ParaformerStreaming": ("encoder", "decoder"),
     "CTTransformer": ("punctuation",),
     "Emotion2vec": ("emotion",),
+    "CAMPPlus": ("speaker",),
 }
 """What a model of a FunASR class is converted to."""
 SELF_TEST = "selftest"

@@ -53,6 +53,7 @@ _MODULES = {
     ),
     "CTTransformer": ("funasr.models.ct_transformer.model", "funasr.models.sanm.encoder", "funasr.tokenizer.char_tokenizer"),
     "Emotion2vec": ("funasr.models.emotion2vec.model", "funasr.tokenizer.char_tokenizer"),
+    "CAMPPlus": ("funasr.models.campplus.model",),
 }
 """What has to be imported so that FunASR's registry knows a model class and its parts."""
 

@@ -35,6 +35,7 @@ _HUB_IDS: dict[str, dict[Hub, str]] = {
     "iic/emotion2vec_plus_base": {"ms": "iic/emotion2vec_plus_base", "hf": "emotion2vec/emotion2vec_plus_base"},
     "iic/emotion2vec_plus_large": {"ms": "iic/emotion2vec_plus_large", "hf": "emotion2vec/emotion2vec_plus_large"},
     "iic/emotion2vec_plus_seed": {"ms": "iic/emotion2vec_plus_seed", "hf": "emotion2vec/emotion2vec_plus_seed"},
+    "iic/speech_campplus_sv_zh-cn_16k-common": {"ms": "iic/speech_campplus_sv_zh-cn_16k-common", "hf": "funasr/campplus"},
 }
 """FunASR's aliases of the models this service uses (funasr/download/name_maps_from_hub.py)."""
 

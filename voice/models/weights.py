@@ -29,6 +29,7 @@ _VAD = "FsmnVADStreaming"
 _SECOND_PASS = ("Paraformer", "BiCifParaformer", "SeacoParaformer")
 PUNCTUATION = "CTTransformer"
 EMOTION = "Emotion2vec"
+SPEAKER = "CAMPPlus"
 
 _Part = TypeVar("_Part")
 
@@ -61,6 +62,8 @@ class ModelPlaces:
     """None where the settings want none, or none could be had."""
     problems: tuple[ModelLoadFailed, ...]
     """Why an optional one could not be had."""
+    speaker: Place | None = None
+    """None where the settings want none, or none could be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,8 @@ class Models:
     """The recognition model as the settings name it: a directory, ``embedded``, a hub id, or the address of a server."""
     problems: tuple[ModelLoadFailed, ...]
     """Optional models that could not be found or loaded, and those that torch runs because they could not be converted."""
+    speaker: FunasrModel | OnnxModel | None = None
+    """None where the settings want none, or none could be loaded."""
 
 
 def wanted_models(settings: Settings) -> list[tuple[str, str]]:
@@ -92,8 +97,9 @@ def wanted_models(settings: Settings) -> list[tuple[str, str]]:
         ("second pass", None if is_same_weights(settings) else final.second_pass),
         ("punctuation", final.punctuation_model),
         ("emotion", emotion.model if emotion.enabled else None),
+        ("speaker", settings.speakers.model if settings.speakers.enabled else None),
     ]
-    shipped = ("punctuation", "emotion")
+    shipped = ("punctuation", "emotion", "speaker")
     return [
         (use, name) for use, name in wanted if name not in (None, "off") and not (use in shipped and _embedded_instead_of(name, settings))
     ]
@@ -118,6 +124,7 @@ def locate_models(settings: Settings) -> ModelPlaces:
     second_pass = optional(lambda: _locate_second_pass(settings), problems)
     punctuation = optional(lambda: _locate_punctuation(settings), problems)
     emotion = optional(lambda: _locate_emotion(settings), problems)
+    speaker = optional(lambda: _locate_speaker(settings), problems)
 
     def place(directory: Path | None, model_class: str) -> Place | None:
         return None if directory is None else _place(directory, model_class, settings)
@@ -132,6 +139,7 @@ def locate_models(settings: Settings) -> ModelPlaces:
         punctuation=place(punctuation, PUNCTUATION),
         emotion=place(emotion, EMOTION),
         problems=tuple(problems),
+        speaker=place(speaker, SPEAKER),
     )
 
 
@@ -147,7 +155,7 @@ def load_models(places: ModelPlaces, settings: Settings) -> Models:
     def load(place: Place, model_class: str | tuple[str, ...]) -> FunasrModel | OnnxModel:
         found: list[ModelLoadFailed] = [place.problem] if place.problem else []
         if place.graphs is not None:
-            graphs, threads = place.graphs, 1 if model_class == EMOTION else num_threads or 1
+            graphs, threads = place.graphs, 1 if model_class in (EMOTION, SPEAKER) else num_threads or 1
             converted = optional(lambda: load_converted(graphs, place.directory, threads), found)
             if converted is not None:
                 return converted
@@ -163,12 +171,13 @@ def load_models(places: ModelPlaces, settings: Settings) -> Models:
     vad = None if places.vad is None else on_torch(places.vad, _VAD, "cpu")
     punctuation = _if_placed(places.punctuation, lambda place: load(place, PUNCTUATION), problems)
     emotion = _if_placed(places.emotion, lambda place: load(place, EMOTION), problems)
+    speaker = _if_placed(places.speaker, lambda place: load(place, SPEAKER), problems)
     second_pass = _if_placed(places.second_pass, lambda place: on_torch(place, _SECOND_PASS), problems)
-    on_torch_now = [model for model in (recognition, vad, punctuation, emotion, second_pass) if isinstance(model, FunasrModel)]
+    on_torch_now = [model for model in (recognition, vad, punctuation, emotion, speaker, second_pass) if isinstance(model, FunasrModel)]
     if on_torch_now:
         set_num_threads(num_threads or _fitting_num_threads(on_torch_now))
     name = settings.server or str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
-    return Models(recognition, vad, second_pass, punctuation, emotion, name, tuple(problems))
+    return Models(recognition, vad, second_pass, punctuation, emotion, name, tuple(problems), speaker)
 
 
 @functools.cache
@@ -246,6 +255,13 @@ def _locate_emotion(settings: Settings) -> Path | None:
     if not settings.emotion.enabled:
         return None
     return EMBEDDED / "emotion" if _embedded_instead_of(name, settings) else resolve_model(name, settings.model.hub)
+
+
+def _locate_speaker(settings: Settings) -> Path | None:
+    name = settings.speakers.model
+    if not settings.speakers.enabled:
+        return None
+    return EMBEDDED / "speaker" if _embedded_instead_of(name, settings) else resolve_model(name, settings.model.hub)
 
 
 def _embedded_instead_of(name: str, settings: Settings) -> bool:

@@ -108,6 +108,14 @@ class EmotionSummary(Event):
     confidence: Probability
 
 
+class SpeakerSummary(Event):
+    """The speaker as the final carries it."""
+
+    label: Annotated[str, Field(pattern="^[A-Z]+$", description="One for each voice, the same for the life of the process.")]
+    name: Annotated[str | None, Field(description="As given with the command name_speaker.")]
+    confidence: Probability
+
+
 class RecognizedText(Event):
     """What partials and finals share: a server gives no confidence, and none is made up."""
 
@@ -153,8 +161,9 @@ class AudioLevel(Event):
 
 
 class FinalEvent(RecognizedText, Switchable):
-    """Text of a finished utterance. Only its emotion and errors may follow."""
+    """Text of a finished utterance. Only its emotion, its speaker and errors may follow."""
 
+    switched_on = frozenset({"speaker"})
     type: Literal["voice.asr_text.final"] = "voice.asr_text.final"
     ts: Ts = 0
     trace_id: TraceId
@@ -173,6 +182,9 @@ class FinalEvent(RecognizedText, Switchable):
     lost_ms: Annotated[int, Field(ge=0, description="Audio lost inside this utterance; 0 means nothing was lost.")]
     level: Annotated[AudioLevel, Field(description="Of the speech.")]
     captured_ts: CapturedTs = 0
+    speaker: Annotated[
+        SpeakerSummary | None, Field(description="Only with --speakers. null: too short, too uncertain, failed, or not ready in time.")
+    ] = None
 
 
 class EmotionEvent(Event):
@@ -188,6 +200,19 @@ class EmotionEvent(Event):
     scores: Annotated[dict[EmotionName, Probability], Field(description="All nine labels; a label the model lacks scores 0.")]
     start_ms: AudioMs
     end_ms: AudioMs
+
+
+class SpeakerEvent(Event):
+    """Speaker of a finished utterance whose final did not wait for it (only with --speakers)."""
+
+    type: Literal["voice.asr_text.speaker"] = "voice.asr_text.speaker"
+    ts: Ts = 0
+    trace_id: TraceId
+    source: Given
+    seq: Seq = 0
+    label: Annotated[str, Field(pattern="^[A-Z]+$", description="One for each voice, the same for the life of the process.")]
+    name: Annotated[str | None, Field(description="As given with the command name_speaker.")]
+    confidence: Probability
 
 
 class ErrorEvent(Event):
@@ -313,6 +338,7 @@ AnyEvent = (
     PartialEvent
     | FinalEvent
     | EmotionEvent
+    | SpeakerEvent
     | ErrorEvent
     | StatusEvent
     | LevelEvent

@@ -1,17 +1,28 @@
 """What the pipeline knows -> events of the contract.
 
-Stage: output. Hypothesis, Transcript, Emotion, Level -> event. No state, any thread. Trace ids are random.
+Stage: output. Hypothesis, Transcript, Emotion, Speaker, Level -> event. No state, any thread. Trace ids are random.
 Raises: ``pydantic.ValidationError`` for a value that the contract does not allow, such as a confidence that is no number.
 """
 
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from voice.audio import samples_to_ms
 from voice.level import Level
-from voice.output.events import AudioLevel, EmotionEvent, EmotionSummary, FinalEvent, LevelEvent, PartialEvent, TokenTime
-from voice.transcript import CONTINUES, Emotion, Hypothesis, Transcript
+from voice.output.events import (
+    AudioLevel,
+    EmotionEvent,
+    EmotionSummary,
+    FinalEvent,
+    LevelEvent,
+    PartialEvent,
+    SpeakerEvent,
+    SpeakerSummary,
+    TokenTime,
+)
+from voice.transcript import CONTINUES, Emotion, Hypothesis, Speaker, Transcript
 
 
 def partial_event(trace_id: str, source: str, hypothesis: Hypothesis, start_sample: int, end_sample: int) -> PartialEvent:
@@ -28,9 +39,10 @@ def partial_event(trace_id: str, source: str, hypothesis: Hypothesis, start_samp
     )
 
 
-def final_event(source: str, transcript: Transcript) -> FinalEvent:
-    """The wire form of a transcript."""
+def final_event(source: str, transcript: Transcript, *, with_speaker: bool = False) -> FinalEvent:
+    """The wire form of a transcript; the key ``speaker`` stands in it only ``with_speaker``."""
     emotion = transcript.emotion
+    switched_on: dict[str, Any] = {"speaker": _speaker_summary(transcript.speaker)} if with_speaker else {}
     return FinalEvent(
         trace_id=transcript.trace_id,
         source=source,
@@ -52,7 +64,14 @@ def final_event(source: str, transcript: Transcript) -> FinalEvent:
         emotion=EmotionSummary(label=emotion.label, confidence=_rounded(emotion.confidence)) if emotion else None,
         lost_ms=samples_to_ms(transcript.lost_samples),
         level=audio_level(transcript.level),
+        **switched_on,
     )
+
+
+def _speaker_summary(speaker: Speaker | None) -> SpeakerSummary | None:
+    if speaker is None:
+        return None
+    return SpeakerSummary(label=speaker.label, name=speaker.name, confidence=_rounded(speaker.confidence))
 
 
 def audio_level(level: Level) -> AudioLevel:
@@ -68,6 +87,14 @@ def new_trace_id() -> str:
 def level_event(end_ms: int, level: Level | None) -> LevelEvent:
     """The wire form of the microphone's level; None while muted."""
     return LevelEvent(trace_id=new_trace_id(), end_ms=end_ms, muted=level is None, level=None if level is None else audio_level(level))
+
+
+def label_event(trace_id: str, label: Emotion | Speaker) -> EmotionEvent | SpeakerEvent:
+    """The wire form of a label that has an event of its own."""
+    if isinstance(label, Emotion):
+        return emotion_event(trace_id, label)
+    confidence = _rounded(label.confidence)
+    return SpeakerEvent(trace_id=trace_id, source=label.source, label=label.label, name=label.name, confidence=confidence)
 
 
 def emotion_event(trace_id: str, emotion: Emotion) -> EmotionEvent:

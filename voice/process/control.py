@@ -1,6 +1,7 @@
 """Commands of the parent on stdin: one JSON line each -> ``TimedCommand``.
 
-``{"command": "mute"}``, ``unmute``, ``endpoint``, ``status``, ``stop``; an ``id`` beside it comes back in the answer. A thread reads from
+``{"command": "mute"}``, ``unmute``, ``endpoint``, ``status``, ``stop``; with --speakers ``{"command": "name_speaker", "label": "A", "name":
+"妈妈"}``. An ``id`` beside it comes back in the answer. A thread reads from
 the start of the process; ``stop`` is obeyed there at once, whatever waits before it, the others wait in a bounded queue until the loop
 takes them. A line that is no command is handed over as ``ControlInvalid``; of many only the first few, then their number. The end of
 stdin is no command.
@@ -15,14 +16,15 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import structlog
 
 from voice.errors import ControlInvalid
 from voice.process.clock import clock_sec
 
-Command = Literal["mute", "unmute", "endpoint", "status", "stop"]
+Command = Literal["mute", "unmute", "endpoint", "status", "stop", "name_speaker"]
+_NAME_SPEAKER = "name_speaker"
 
 MAX_WAITING = 1_000
 """Commands that wait; more than that are dropped and counted."""
@@ -32,6 +34,7 @@ _READ_BYTES = 65_536
 _LONGEST_LINE = 4_096
 _SHOWN = 80
 _LONGEST_ID = 100
+_LONGEST_LABEL = 4
 _POLL_SEC = 1.0
 _COMMAND_WAITS_SEC = 1.0
 """While no audio comes, a command waits so long for the audio captured before it: longer than any device delivers late."""
@@ -48,6 +51,10 @@ class TimedCommand:
     """``clock_sec()`` when its line was read."""
     id: str | int | None = None
     """What the parent calls it: the answer carries it."""
+    label: str = ""
+    """``name_speaker``: whose name."""
+    name: str | None = None
+    """``name_speaker``: the name as it was given; None takes it away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +63,8 @@ class ParsedCommand:
 
     command: Command
     id: str | int | None = None
+    label: str = ""
+    name: str | None = None
 
     def is_repeated_by(self, last: list[TimedCommand]) -> bool:
         """Whether the command that waits last says the same already, and nobody wants an answer of its own."""
@@ -65,8 +74,9 @@ class ParsedCommand:
 class ControlChannel:
     """The commands that arrive at a descriptor."""
 
-    def __init__(self, descriptor: int, on_stop: Callable[[], None]) -> None:
-        """Read commands from ``descriptor``; ``on_stop`` is called on the reading thread."""
+    def __init__(self, descriptor: int, on_stop: Callable[[], None], *, with_speakers: bool = False) -> None:
+        """Read commands from ``descriptor``; ``on_stop`` is called on the reading thread. ``with_speakers`` adds ``name_speaker``."""
+        self._with_speakers = with_speakers
         self._descriptor = descriptor
         self._on_stop = on_stop
         self._lock = threading.Lock()
@@ -119,7 +129,7 @@ class ControlChannel:
     def _take_line(self, line: bytes) -> None:
         if not line.strip():
             return
-        answer = parse_command(line)
+        answer = parse_command(line, with_speakers=self._with_speakers)
         if isinstance(answer, ParsedCommand) and answer.command == "stop":
             self._on_stop()
             return
@@ -131,7 +141,7 @@ class ControlChannel:
             elif answer.is_repeated_by(self._commands[-1:]):
                 pass  # muted twice is muted
             elif len(self._commands) < MAX_WAITING:
-                self._commands.append(TimedCommand(answer.command, clock_sec(), answer.id))
+                self._commands.append(TimedCommand(answer.command, clock_sec(), answer.id, answer.label, answer.name))
             else:
                 self._num_dropped += 1
 
@@ -161,8 +171,8 @@ class PendingCommands:
         return self._commands.popleft() if waits_too_long or (at_once and self._commands) else None
 
 
-def parse_command(line: bytes) -> ParsedCommand | ControlInvalid:
-    """The command of a line, or what is wrong with it."""
+def parse_command(line: bytes, *, with_speakers: bool = False) -> ParsedCommand | ControlInvalid:
+    """The command of a line, or what is wrong with it; ``name_speaker`` is one only ``with_speakers``."""
     shown = line[:_SHOWN].decode("utf-8", errors="replace").strip()
     if len(line) > _LONGEST_LINE:
         return ControlInvalid(f"{shown!r} begins a line of more than {_LONGEST_LINE} bytes")
@@ -170,11 +180,24 @@ def parse_command(line: bytes) -> ParsedCommand | ControlInvalid:
         content = json.loads(line)
     except (ValueError, RecursionError):
         return ControlInvalid(f"{shown!r} is not JSON")
-    command = content.get("command") if isinstance(content, dict) and content.keys() <= {"command", "id"} else None
-    if command not in get_args(Command):
-        known = "|".join(get_args(Command))
+    naming = with_speakers and isinstance(content, dict) and content.get("command") == _NAME_SPEAKER
+    keys = {"command", "id", "label", "name"} if naming else {"command", "id"}
+    command = content.get("command") if isinstance(content, dict) and content.keys() <= keys else None
+    commands = [each for each in get_args(Command) if with_speakers or each != _NAME_SPEAKER]
+    if command not in commands:
+        known = "|".join(commands)
         return ControlInvalid(f'{shown!r} is no command; there are: {{"command": "{known}"}}, with an "id" or without')
     named = content.get("id")
     if not (named is None or (isinstance(named, str | int) and not isinstance(named, bool) and len(str(named)) <= _LONGEST_ID)):
         return ControlInvalid(f"{shown!r} has an id that is no string or number of up to {_LONGEST_ID} characters")
+    if naming:
+        return _naming(content, named)
     return ParsedCommand(cast("Command", command), named)
+
+
+def _naming(content: dict[str, Any], named: str | int | None) -> ParsedCommand | ControlInvalid:
+    """A command ``name_speaker``. What is wrong with it is said without its words: names are personal."""
+    label, name = content.get("label"), content.get("name")
+    if not (isinstance(label, str) and 0 < len(label) <= _LONGEST_LABEL) or not ("name" in content and isinstance(name, str | None)):
+        return ControlInvalid('name_speaker takes a "label" as finals bear it, and a "name", a string or null')
+    return ParsedCommand("name_speaker", named, label, name)
