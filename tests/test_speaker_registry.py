@@ -184,6 +184,8 @@ def test_labels_go_on_after_z():
 def test_a_label_that_an_earlier_run_gave_is_not_given_again():
     kept = (KnownSpeaker("B", "妈妈", unit(axis(0)), 3),)
     known = registry(speakers=kept)
+    with pytest.raises(UnknownSpeaker):
+        known.rename("A", "爸爸")
     assert labels(known, [axis(1), axis(0), axis(2)]) == ["A", "B", "C"]
 
 
