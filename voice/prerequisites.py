@@ -32,6 +32,7 @@ PACKAGES = (
     "yaml",
     "pypinyin",
     "wetext",
+    "websockets",
 )
 """The modules of requirements.txt that the service needs; torchaudio is not needed on a CPU, setuptools from Python 3.12 on by FunASR."""
 TERMINAL_PACKAGES = ("rich", "shtab", "jinja2")
