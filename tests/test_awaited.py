@@ -11,8 +11,10 @@ from harness import check_guarantees
 from test_pipeline import SETTINGS, trace_ids
 
 from voice.audio import AudioBlock, Samples
+from voice.awaited import Awaited
 from voice.finalization.finalizer import Finalizer
 from voice.losses import LossLedger
+from voice.output.wire import partial_event
 from voice.pipeline import Pipeline
 from voice.recognition.recognizer import Unanswered
 from voice.transcript import REMOTE_SOURCE, Hypothesis
@@ -167,6 +169,16 @@ def test_events_of_the_next_utterance_wait_behind_the_final() -> None:
     check_guarantees(run.events)
 
 
+def test_partials_of_each_utterance_wait_for_themselves() -> None:
+    run = Run()
+    run.utterance()
+    awaited = Awaited()
+    awaited.add(Any)  # type: ignore[arg-type]
+    first, second = (partial_event(f"{index:016x}", REMOTE_SOURCE, Hypothesis(given_text="好"), 0, 1) for index in range(2))
+    awaited.hold([first, second, first])
+    assert awaited._queue[0].behind == [second, first]
+
+
 def test_answers_come_in_the_order_of_the_utterances() -> None:
     run = Run()
     for _ in range(3):
@@ -188,6 +200,7 @@ def test_errors_of_the_server_wait_for_nobody() -> None:
     run.server.problems = ["EngineUnavailable: gone"]
     (error,) = run.poll()
     assert (error["error_code"], error["message"], error["recoverable"]) == ("engine_unavailable", "EngineUnavailable: gone", True)
+    assert error["trace_id"] != run.events[0]["trace_id"], "that would mean that the utterance was given up"
     assert run.pipeline.totals.errors == 1
     assert run.poll() == []
 
@@ -214,10 +227,11 @@ def test_an_utterance_that_is_given_up_has_its_partial_as_its_final() -> None:
     run = Run()
     run.hear(speech(1.0))
     stream = run.server.streams[0]
-    stream.text, stream.decoded_until = "今天", 9_600
+    stream.text = "今"
     run.poll()
     run.hear(silence(1.2))
-    stream.answer = Unanswered("EngineUnavailable: too late")
+    stream.text = "今天"  # came after the end, and was not shown
+    stream.answer = Unanswered("EngineUnavailable: too late", heard_until=9_600)
     final, error = run.poll()
     assert (final["text"], final["lost_ms"]) == ("今天", 1_024 - 600)
     assert error["trace_id"] == final["trace_id"]
@@ -248,6 +262,9 @@ def test_a_bug_that_ends_the_process_gives_each_utterance_what_it_showed() -> No
     run._add(run.pipeline.abandon())
     finals = [event for event in run.events if event["type"].endswith("final")]
     assert [final["text"] for final in finals] == ["今天", "明天"]
+    (error,) = [event for event in run.events if event["type"] == "core.error_event"]
+    assert (error["error_code"], error["trace_id"]) == ("engine_unavailable", finals[0]["trace_id"])
+    assert run.pipeline.totals.lost_ms > 500, "nobody answered for the first"
     check_guarantees(run.events)
 
 

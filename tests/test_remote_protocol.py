@@ -210,6 +210,22 @@ def test_times_that_are_none_of_ours_are_left_out(stamps: object) -> None:
     assert (session.transcription.text, session.transcription.times) == ("今天", ())
 
 
+def test_there_are_no_more_times_than_characters() -> None:
+    assert heard(cpp_piece("今天", timestamp="[[0,1],[1,2],[2,3]]")).transcription.times == ()
+
+
+def test_an_increment_is_no_end_of_an_old_server() -> None:
+    session = Session(NAME)
+    take(session, mode="2pass-online", text="一", is_final=True)
+    assert not session.may_be_over
+
+
+def test_an_utterance_has_so_many_pieces_and_no_more() -> None:
+    session = heard(*(cpp_piece("") for _ in range(MAX_TEXT)))
+    with pytest.raises(ServerNonsense, match="characters"):
+        take(session, **cpp_piece(""))
+
+
 def test_times_are_told_only_where_all_of_the_text_has_them() -> None:
     piece = cpp_piece("今", timestamp="[[100,280]]")
     assert heard(piece, online("天")).transcription.times == ()
@@ -341,9 +357,23 @@ def test_a_short_break_is_not_worth_a_word() -> None:
     assert (trouble.look(30.0, idle=True), trouble.is_told) == (None, False)
 
 
+def test_while_the_connection_stands_a_break_is_not_told() -> None:
+    trouble = Trouble()
+    trouble.connected(0.0)
+    trouble.disconnected()
+    trouble.failed(REFUSED, 10.0)
+    trouble.connected(10.3)
+    assert trouble.look(11.0, idle=False) is None
+    assert trouble.look(13.0, idle=False) is None, "an utterance is being sent again"
+    trouble.disconnected()
+    trouble.failed(REFUSED, 14.0)
+    assert trouble.look(14.0, idle=False) is REFUSED, "it has lasted since the first failure"
+
+
 def test_a_break_of_two_seconds_is_told_and_over_when_an_utterance_is_answered() -> None:
     trouble = Trouble()
     trouble.connected(0.0)
+    trouble.disconnected()
     trouble.failed(REFUSED, 10.0)
     trouble.failed(OSError("later"), 11.0)
     told = trouble.look(12.0, idle=False)
@@ -395,6 +425,11 @@ def test_a_connection_that_broke_does_not_stand() -> None:
 
 def rejected(status: int) -> InvalidStatus:
     return InvalidStatus(Response(status, "", Headers()))
+
+
+def test_a_server_that_repeats_the_token_is_not_quoted() -> None:
+    line = explain(ServerFailed("Bearer hidden is wrong"), Server("ws://h:1", token="hidden"))
+    assert line == "EngineUnavailable: ws://h:1 failed at an utterance: Bearer *** is wrong"
 
 
 @pytest.mark.parametrize(

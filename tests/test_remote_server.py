@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import hashlib
 import json
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -274,9 +279,11 @@ def doctor(url: str) -> dict[str, str]:
 
 def test_a_run_without_a_server_imports_nothing_of_it() -> None:
     planted = (
-        "import atexit\n"
+        "import atexit, os\n"
         "ours = ('websockets', 'voice.recognition.remote')\n"
-        "atexit.register(lambda: sys.stderr.write(f'IMPORTED {sorted(n for n in sys.modules if n.startswith(ours))}\\n'))"
+        "def tell(): sys.stderr.write(f'IMPORTED {sorted(n for n in sys.modules if n.startswith(ours))}\\n')\n"
+        "atexit.register(tell)\n"
+        "leave, os._exit = os._exit, lambda code: (tell(), sys.stderr.flush(), leave(code))"
     )
     local = run_service("streaming", "--input", example_path("temperature"), planted=planted)
     assert "IMPORTED []" in local.stderr
@@ -548,6 +555,174 @@ def test_odd_messages_never_make_two_finals_or_a_broken_line(kind: Kind, odd: st
     assert "错" not in str(result.events)
 
 
+# --- what an attack found ----------------------------------------------------------------------------------------------
+
+
+class Unreading:
+    """Accepts connections as a WebSocket server, and reads nothing more."""
+
+    def __init__(self, *, redirect: str = "") -> None:
+        self.redirect = redirect
+        self.accepted = 0
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self.url = f"ws://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._connections: list[socket.socket] = []
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._connections.append(connection)
+                self.accepted += 1
+                request = b""
+                while b"\r\n\r\n" not in request:
+                    request += connection.recv(4_096)
+                if self.redirect:
+                    connection.sendall(f"HTTP/1.1 302 Found\r\nLocation: {self.redirect}\r\nContent-Length: 0\r\n\r\n".encode())
+                    continue
+                (key,) = [line[18:].strip() for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:")]
+                accept = base64.b64encode(hashlib.sha1(key.strip() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+                connection.sendall(
+                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Protocol: binary\r\n"
+                    b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+                )
+
+    def __enter__(self) -> Unreading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        for connection in self._connections:
+            connection.close()
+
+
+SMALL_BUFFERS = """
+import asyncio.selector_events, socket
+_connect = socket.socket.connect
+_init = socket.socket.__init__
+def small(self, *arguments, **options):
+    _init(self, *arguments, **options)
+    if self.type == socket.SOCK_STREAM:
+        self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+socket.socket.__init__ = small
+"""
+
+
+def test_a_server_that_stops_reading_is_left_and_the_local_model_takes_over() -> None:
+    """What waits to be sent could keep the closing of a connection waiting for ever."""
+    with Unreading() as server:
+        result = run_service(
+            "streaming",
+            *("--engine", server.url, "--no-emotion", "--status-events", "--realtime", "--engine-fallback", "local"),
+            *("--input", example_path("two_utterances")),
+            planted=SMALL_BUFFERS,
+            VOICE_ASR__ENGINE__ANSWER_SEC="1",
+        )
+    assert (result.returncode, final_texts(result.events)) == (0, list(example("two_utterances")[1]))
+    assert len(errors(result.events)) == 1
+    assert server.accepted >= 2
+    assert totals(result.events)["lost_ms"] == 0
+
+
+def test_a_redirect_is_not_followed() -> None:
+    with RuntimeServer("cpp") as other, Unreading(redirect=other.url) as server:
+        result = run_service("streaming", "--engine", server.url, "--input", example_path("temperature"), **GIVE_UP_SOON)
+        assert other.received == []
+    assert "HTTP 302" in errors(result.events)[0]["message"]
+
+
+def test_proxies_of_the_environment_are_not_asked() -> None:
+    dead = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "ws_proxy"), "http://127.0.0.1:9")
+    with RuntimeServer("cpp") as server:
+        assert recognised(run_service("streaming", *engine(server), "--input", example_path("temperature"), no_proxy="", **dead))
+
+
+def test_a_message_that_is_too_long_is_refused_however_short_its_text_is(kind: Kind) -> None:
+    def long(message: Message) -> list[Any]:
+        return [{**message, "padding": "x" * (2 << 20)}]
+
+    with RuntimeServer(kind, fault=Fault(instead=long)) as server:
+        result = run_service("streaming", *engine(server), "--input", example_path("temperature"))
+    assert of_type(result.events, "final") == []
+    assert totals(result.events)["lost_ms"] > 1_000
+
+
+def test_the_last_part_of_a_frame_is_sent(kind: Kind) -> None:
+    with RuntimeServer(kind) as server:
+        run_service("streaming", *engine(server), "--input", example_path("temperature"))
+        *frames, last = [each for each in server.received if isinstance(each, int)]
+    assert set(frames) == {1_920}
+    assert 0 < last < 1_920, "this utterance is no multiple of 60 ms"
+
+
+def test_an_answer_that_comes_too_late_is_not_the_next_ones(kind: Kind) -> None:
+    with RuntimeServer(kind, embedded(), fault=Fault(answer_after_sec=1.5)) as server:
+        arguments = engine(server, "--realtime", "--input", example_path("two_utterances"))
+        result = run_service("streaming", *arguments, **GIVE_UP_SOON, VOICE_ASR__ENGINE__ANSWER_SEC="30")
+    first, second = example("two_utterances")[1]
+    started = [event["trace_id"] for event in result.events if event["type"] == "voice.speech.started"]
+    for event in of_type(result.events, "partial") + of_type(result.events, "final"):
+        expected = first if event["trace_id"] == started[0] else second
+        assert event["raw_text"] in expected
+
+
+def test_what_a_server_fails_at_the_reserve_recognises() -> None:
+    def nothing(message: Message) -> list[Any]:
+        return [message] if message.get("is_end") else []
+
+    with RuntimeServer("python", fault=Fault(fails="no memory", instead=nothing)) as server:
+        arguments = engine(server, "--engine-fallback", "local", "--input", example_path("two_utterances"))
+        result = run_service("streaming", *arguments)
+    assert (result.returncode, final_texts(result.events)) == (0, list(example("two_utterances")[1]))
+    assert totals(result.events)["lost_ms"] == 0
+
+
+def test_a_server_that_ends_an_utterance_that_goes_on_is_asked_again() -> None:
+    def early(message: Message) -> list[Any]:
+        return [{**message, "is_final": True}]
+
+    with RuntimeServer("cpp", embedded(), fault=Fault(instead=early)) as server:
+        result = run_service("streaming", *engine(server, "--realtime"), "--input", example_path("temperature"))
+    assert server.connections >= 2
+    final = of_type(result.events, "final")
+    assert errors(result.events)
+    assert totals(result.events)["lost_ms"] > 500
+    assert len(final) <= 1
+
+
+def test_a_server_that_restarts_while_nobody_speaks_is_not_worth_a_word(microphone: VirtualMicrophone) -> None:
+    server = RuntimeServer("cpp", embedded())
+    try:
+        service = microphone.listen("streaming", "--engine", server.url, "--no-emotion")
+        service.wait_for(lambda event: event.get("state") == "listening")
+        server.stop()
+        time.sleep(0.1)
+        server.start()
+        time.sleep(4)
+        microphone.play(EXAMPLES / "temperature.wav")
+        service.wait_for(lambda event: event["type"].endswith("final"))
+        service.process.terminate()
+        events, code = service.finish()
+    finally:
+        server.close()
+    assert (code, errors(events)) == (0, [])
+
+
+def test_a_recording_that_no_server_recognised_counts_as_failed_and_leaves_no_file(tmp_path: Path) -> None:
+    shutil.copy(example_path("temperature"), tmp_path)
+    server = RuntimeServer("cpp")
+    server.close()
+    arguments = [sys.executable, "-m", "voice", "transcribe", "--embedded", "--no-emotion", "--engine", server.url, str(tmp_path)]
+    done = subprocess.run(arguments, capture_output=True, check=False, timeout=120, env=environment(**GIVE_UP_SOON), cwd=REPOSITORY)
+    assert done.returncode == 1, done.stderr.decode()
+    assert "did not answer within 1 s" in done.stderr.decode()
+    assert not (tmp_path / "temperature.txt").exists()
+
+
 # --- trust -----------------------------------------------------------------------------------------------------------
 
 
@@ -658,6 +833,12 @@ def test_recognised_text_is_in_no_log() -> None:
         (("--engine", "http://localhost:1"), {}, "wss://host:10095"),
         (("--engine", "wss://user:secret@localhost:1"), {}, "wss://host:10095"),
         (("--engine", "wss://"), {}, "wss://host:10095"),
+        (("--engine", "wss://host:99999"), {}, "wss://host:10095"),
+        (("--engine", "wss://host:0"), {}, "wss://host:10095"),
+        (("--engine", f"wss://{'h' * 70}:1"), {}, "wss://host:10095"),
+        (("--engine", "wss://a..b"), {}, "wss://host:10095"),
+        (("--engine", "wss://host/#part"), {}, "wss://host:10095"),
+        (("--engine", "wss://localhost:1", "--engine-ca", "~nobody-of-that-name/ca.pem"), {}, "engine.ca"),
         (("--engine", "ws://localhost:1", "--second-pass", "same"), {}, "final.second_pass"),
         (("--engine", "ws://localhost:1", "--engine-fallback", "cloud"), {}, "engine.fallback"),
         (("--engine", "ws://localhost:1"), {"VOICE_ASR__ENGINE__TOKEN": "two secret words"}, "engine.token"),
@@ -665,7 +846,23 @@ def test_recognised_text_is_in_no_log() -> None:
         (("--engine", "wss://localhost:1", "--engine-ca", "/nowhere/ca.pem"), {}, "/nowhere/ca.pem"),
         (("--engine", "wss://localhost:1", "--engine-ca", __file__), {}, "engine.ca"),
     ],
-    ids=["http", "user", "no host", "second pass", "fallback", "token", "nan", "no file", "no certificate"],
+    ids=[
+        "http",
+        "user",
+        "no host",
+        "port",
+        "port 0",
+        "long host",
+        "empty label",
+        "fragment",
+        "no user",
+        "second pass",
+        "fallback",
+        "token",
+        "nan",
+        "no file",
+        "no certificate",
+    ],
 )
 def test_a_wrong_setting_ends_the_service_with_one_line(arguments: tuple[str, ...], extra: dict[str, str], named: str) -> None:
     result = run_service("streaming", *arguments, "--input", example_path("temperature"), **extra)

@@ -17,6 +17,7 @@ import typing
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -50,7 +51,7 @@ _FRAME_SEC = 0.06
 Mode = Literal["sliced", "streaming"]
 Engine = Literal["silero", "fsmn"]
 LOCAL_ENGINES = ("auto", "onnx", "torch")
-_SERVER = re.compile(r"wss?://(\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]]+)(:\d{1,5})?(/\S*)?")
+_SERVER = re.compile(r"wss?://(\[[0-9A-Fa-f:.]+\]|[^\s/@:\[\]]+)(:\d{1,5})?(/[^\s#]*)?")
 PathText = Annotated[InstanceOf[str], Field(min_length=1)]
 """A path, or a name that may be one. pydantic's str of a least length is UTF-8; the name of a file need not be."""
 Probability = Annotated[float, Field(gt=0, lt=1)]
@@ -119,8 +120,18 @@ class VadSettings(Section):
         return threshold, self.release_threshold if self.release_threshold is not None else min(release, threshold)
 
 
+def _is_server(value: str) -> bool:
+    """Whether a value is the address of a server that a name server and a connection can take."""
+    try:
+        parts = urlsplit(value)
+        host = (parts.hostname or "").encode("idna")
+        return bool(_SERVER.fullmatch(value) and host and (parts.port is None or bool(parts.port)))
+    except ValueError:  # a port beyond 65535, a label that is empty or too long
+        return False
+
+
 def _engine(value: str) -> str:
-    if value not in LOCAL_ENGINES and not _SERVER.fullmatch(value):
+    if value not in LOCAL_ENGINES and not _is_server(value):
         allowed = "auto, onnx, torch, or the address of a server, wss://host:10095 (ws:// without TLS)"
         token = "; a token belongs into VOICE_ASR__ENGINE__TOKEN" if "@" in value else ""
         raise PydanticCustomError("engine", "{text}", {"text": f"is not allowed; allowed: {allowed}{token}"})
@@ -149,6 +160,12 @@ class EngineSettings(Section):
     answer_sec: Annotated[float, Field(ge=0.5, le=120)]
     queue_sec: Annotated[float, Field(ge=5, le=3_600)]
     max_wait_sec: Annotated[float, Field(ge=1, le=3_600)]
+
+    @field_validator("token", mode="before")
+    @classmethod
+    def _empty_is_none(cls, value: object) -> object:
+        """Take an empty variable as one that is not set."""
+        return value or None
 
 
 class SlicedSettings(Section):
@@ -506,7 +523,8 @@ def _describe_problem(details: ErrorDetails) -> list[str]:
         return [f"{key}: unknown setting"]
     if details["type"] == "rules":
         return details["msg"].split("\n")
-    shown = "the value given" if key in _SECRET or "@" in str(details["input"]) else _show(details["input"])
+    is_secret = key in _SECRET or (details["type"] == "engine" and bool({"@", "?"} & set(str(details["input"]))))
+    shown = "the value given" if is_secret else _show(details["input"])
     if details["type"] == "engine":
         return [f"{key}: {shown} {details['msg']}"]
     allowed = _allowed_by(field.annotation, field.metadata) if field else ""

@@ -57,8 +57,8 @@ class Daemon:
 
     @property
     def computing(self) -> bool:
-        """Whether a model is still at work for nobody: the interpreter must not end around it."""
-        return self._pipeline is not None and self._pipeline.busy
+        """Whether a model is still at work for nobody: the interpreter must not end around it, nor wait for a name server."""
+        return self._pipeline is not None and (self._pipeline.busy or self._settings.server is not None)
 
     def run(self) -> int:
         """Load, listen until the end, leave in order; the exit code."""

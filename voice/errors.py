@@ -82,6 +82,10 @@ class ConfigInvalid(VoiceError):
             self.problems.append(f"... and {len(problems) - MAX_PROBLEMS:,} more")
         super().__init__("; ".join(self.problems))
 
+    def __reduce__(self) -> tuple[type[ConfigInvalid], tuple[list[str]]]:
+        """Let it cross from one process to another."""
+        return ConfigInvalid, (self.problems,)
+
 
 class ControlInvalid(VoiceError):
     """A line on the control channel is no command."""

@@ -205,8 +205,10 @@ class Pipeline:
         """Go on after an exception in ``process``, ``finish`` or an earlier ``recover``."""
         utterance = self._utterance
         if self._awaited.concluding:
+            trace_id = self._awaited.concluding.trace_id
             self._awaited.fail()
-            self._error("infer_final_failed", describe(error))
+            self._error("infer_final_failed", describe(error), trace_id)
+            self._take_answers()
         elif self._intake.recover():
             self._error("runtime_error", describe(error))
         elif self._detector.recover():
@@ -237,7 +239,7 @@ class Pipeline:
     def poll(self) -> list[AnyEvent]:
         """What a recogniser that answers later has told since the last call."""
         for problem in self._recognizer.take_problems():
-            self._error("engine_unavailable", problem)
+            self._error("engine_unavailable", problem, self._new_trace_id())
         if self._utterance and (partial := self._utterance.poll()):
             self._emit(partial)
         self._take_answers()
@@ -439,7 +441,8 @@ class Pipeline:
 
     def _error(self, code: ErrorCode, message: str, trace_id: str | None = None, *, recoverable: bool = True) -> None:
         """Emit an error event, of the utterance in flight where no other is named."""
-        trace_id = trace_id or (self._utterance.trace_id if self._utterance else self._new_trace_id())
+        in_flight = self._utterance if not self._awaited else None  # what was sent of it may wait behind an awaited final
+        trace_id = trace_id or (in_flight.trace_id if in_flight else self._new_trace_id())
         self._events.append(self._error_event(code, message, trace_id, recoverable=recoverable))
 
     def _error_event(self, code: ErrorCode, message: str, trace_id: str, *, recoverable: bool = True) -> ErrorEvent:

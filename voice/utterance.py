@@ -132,6 +132,8 @@ class Utterance:
     def give_up(self, ended: SpeechEnded | None = None) -> None:
         """The utterance is over, and no model is asked any more: ``conclude`` takes what was shown last."""
         self.ended = self.ended or ended
+        if self.state is State.AWAITING:
+            self._unanswered = Unanswered("RuntimeError: the service ended by a bug before the answer was there")
         self._hypothesis, self.state = self._shown, State.BARE
 
     def stop_waiting(self, reason: str) -> None:
@@ -196,16 +198,17 @@ class Utterance:
         if result is None:
             return False
         if isinstance(result, Unanswered):
-            self._unanswered, result = result, self._shown
+            self._unanswered, so_far = result, self._stream.hypothesis()
+            result = so_far if so_far.text else self._shown
         self._hypothesis, self.state = _joined(self._kept, result), State.COMPLETING
         return True
 
     def _unanswered_samples(self, ended: SpeechEnded) -> int:
         """Speech that no text rests upon, because the recogniser gave up."""
-        if self._unanswered is None or self._stream is None:
+        if self._unanswered is None:
             return 0
-        heard_until = self._stream.decoded_until if self._shown.text else self.start_sample
-        return max(ended.end_sample - heard_until, 0)
+        heard_until = self._unanswered.heard_until if self._hypothesis.text else self.start_sample
+        return max(ended.end_sample - max(heard_until, self.start_sample), 0)
 
     def _flushed(self, ended: SpeechEnded) -> tuple[Hypothesis | None, PreparedFinal | None]:
         """The last hypothesis, None where it comes later, and its final where one was prepared for this end."""

@@ -38,7 +38,7 @@ class Recognized:
     events: list[Event]
     audio_sec: float
     problem: str | None
-    """Why it could not be read, or not to its end; then the events are those of what was read."""
+    """Why it could not be read, not to its end, or why a server did not recognise all of it; then the events are those of the rest."""
 
 
 class FileRecognizer:
@@ -82,7 +82,8 @@ class FileRecognizer:
             code = listening.run()
         finally:
             source.close()
-        return Recognized(lines.events, source.position_sec, None if code == EXIT_OK else lines.last_problem)
+        is_whole = code == EXIT_OK and (settings.server is None or not built.pipeline.totals.lost_ms)
+        return Recognized(lines.events, source.position_sec, None if is_whole else lines.last_problem)
 
     @staticmethod
     def _report(lines: _Lines, report: Callable[..., list[AnyEvent]], code: ErrorCode, message: str) -> None:

@@ -15,6 +15,8 @@ class Unanswered:
 
     reason: str
     """In one line: ``Type: text``."""
+    heard_until: int = 0
+    """Sample index before which the text so far rests on the audio; 0 where nothing is known of that."""
 
 
 class Recognizer(Protocol):

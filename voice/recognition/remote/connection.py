@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import queue
 import ssl
 import threading
@@ -24,30 +23,23 @@ from collections import deque
 from collections.abc import Callable
 
 import structlog
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.typing import Subprotocol
+from websockets.asyncio.client import ClientConnection
 
-from voice.recognition.remote.protocol import MAX_MESSAGE_BYTES, Session, start_message
+from voice.recognition.remote.protocol import ServerNonsense, Session, start_message
 from voice.recognition.remote.server import Server, ServerFailed, ServerSilent, explain
+from voice.recognition.remote.socket import CLOSE_SEC, leave, open_socket
 from voice.recognition.remote.trouble import Trouble
 from voice.recognition.remote.utterance import MAX_ATTEMPTS, RemoteUtterance
 
-_OPEN_SEC = 5.0
-_CLOSE_SEC = 0.3
-_PING_SEC, _PONG_SEC = 20.0, 20.0
 _FIRST_PAUSE_SEC, _LONGEST_PAUSE_SEC = 0.25, 5.0
 _MAX_FAILURES = 3
 """So often a server may say that it failed at an utterance."""
 _LOOK_SEC = 0.25
+_MAX_IDLE_MESSAGES = 1_000
 _UNACKNOWLEDGED_SEC = 2.0
 """A server that sends no acknowledgement has ended an utterance when a corrected piece came and nothing followed for so long."""
 
 log = structlog.get_logger()
-
-_SILENT_LOGGER = logging.getLogger("voice.remote.websockets")
-"""For websockets, whose debugging output shows messages: recognised text never goes into a log."""
-_SILENT_LOGGER.setLevel(logging.CRITICAL + 1)
-_SILENT_LOGGER.propagate = False
 
 
 class Connection:
@@ -60,7 +52,7 @@ class Connection:
             server: where.
             tls: how its certificate is checked; None without TLS.
             answer_sec: a server that says nothing for so long after the end of an utterance is connected anew.
-            max_wait_sec: an utterance that ended so long ago is given up.
+            max_wait_sec: an utterance that ended so long ago is given up, unless another one was answered since.
         """
         self._server = server
         self._tls = tls
@@ -71,7 +63,9 @@ class Connection:
         self._queue: deque[RemoteUtterance] = deque()  # from here on the loop's
         self._wanted = asyncio.Event()
         self._hotwords: str | None = None
-        self._acknowledges = self._renews = False
+        self._acknowledges = self._renews = self._stopping = False
+        self._num_idle_messages = 0
+        self._last_answer_at = 0.0
         self._pause_sec = _FIRST_PAUSE_SEC
         self._loop = asyncio.new_event_loop()
         self._closed = False
@@ -107,9 +101,10 @@ class Connection:
         if not self._closed:
             self._closed = True
             self._loop.call_soon_threadsafe(self._stop)
-            self._thread.join(2 * _CLOSE_SEC)
+            self._thread.join(2 * CLOSE_SEC)
 
     def _stop(self) -> None:
+        self._stopping = True  # before Python 3.12 wait_for may swallow what is cancelled
         self._main.cancel()
 
     def _call(self, function: Callable[..., object], *arguments: object) -> None:
@@ -137,7 +132,7 @@ class Connection:
     async def _stay_connected(self) -> None:
         watch = asyncio.create_task(self._watch())
         try:
-            while True:
+            while not self._stopping:
                 await self._connect_once()
                 if self._renews:
                     continue
@@ -152,28 +147,14 @@ class Connection:
         """Connect and serve until that ends, for whatever reason."""
         self._renews = False
         try:
-            async with connect(
-                self._server.url,
-                ssl=self._tls,
-                subprotocols=[Subprotocol("binary")],
-                additional_headers=self._server.headers,
-                proxy=None,
-                compression=None,
-                open_timeout=_OPEN_SEC,
-                close_timeout=_CLOSE_SEC,
-                ping_interval=_PING_SEC,
-                ping_timeout=_PONG_SEC,
-                max_size=MAX_MESSAGE_BYTES,
-                logger=_SILENT_LOGGER,
-            ) as socket:
-                log.info("engine_connected", server=self._server.name)
-                self._trouble.connected(time.monotonic())
-                self._hotwords = None
-                try:
-                    await self._serve(socket)
-                except (_Renewal, asyncio.CancelledError):
-                    await socket.close()  # as one who is done; an exception would tell the server of an error
-                    raise
+            socket = await open_socket(self._server, self._tls)
+            log.info("engine_connected", server=self._server.name)
+            self._trouble.connected(time.monotonic())
+            self._hotwords = None
+            try:
+                await self._serve(socket)
+            finally:
+                await leave(socket)
         except _Renewal:
             self._renews = True
         except Exception as error:  # noqa: BLE001 -- whatever a server or a network does, it is connected again
@@ -185,7 +166,7 @@ class Connection:
             self._trouble.disconnected()
 
     async def _serve(self, socket: ClientConnection) -> None:
-        while True:
+        while not self._stopping:
             if not self._queue:
                 await self._idle(socket)
                 continue
@@ -202,6 +183,9 @@ class Connection:
 
     async def _idle(self, socket: ClientConnection) -> None:
         """Until an utterance is there; what the server says meanwhile belongs to none."""
+        self._num_idle_messages += 1
+        if self._num_idle_messages > _MAX_IDLE_MESSAGES:
+            raise ServerNonsense(f"more than {_MAX_IDLE_MESSAGES:,} messages while nobody spoke")
         self._wanted.clear()
         wanted, received = asyncio.create_task(self._wanted.wait()), asyncio.create_task(socket.recv())
         try:
@@ -213,14 +197,20 @@ class Connection:
             received.cancel()
 
     async def _converse(self, socket: ClientConnection, utterance: RemoteUtterance) -> None:
-        """Send one utterance, and hear what the server makes of it."""
+        """Send one utterance, and hear what the server makes of it.
+
+        Raises:
+            ServerNonsense, ServerSilent, ServerFailed, ConnectionClosed: it has to be sent again.
+            _Renewal: a new connection is needed; nothing is wrong.
+        """
+        self._num_idle_messages = 0
         session = Session(utterance.name)
         await socket.send(start_message(utterance.name, utterance.hotwords))
         sending = asyncio.create_task(utterance.send_all(socket))
         last_message_at = 0.0
         try:
             while not session.ended:
-                if utterance.news.is_over:  # given up
+                if utterance.news.is_over or self._stopping:  # given up
                     raise _Renewal
                 if sending.done():
                     sending.result()
@@ -230,11 +220,13 @@ class Connection:
                     if self._is_over(utterance, session, last_message_at):
                         break
                     continue
-                last_message_at, self._pause_sec = time.monotonic(), _FIRST_PAUSE_SEC
+                last_message_at = time.monotonic()
                 if session.take(message):
                     utterance.hear(session.transcription)
         finally:
             sending.cancel()
+        if utterance.end_sent_at is None:
+            raise ServerNonsense("it ended an utterance that goes on")
         self._finish(utterance, session)
 
     def _is_over(self, utterance: RemoteUtterance, session: Session, last_message_at: float) -> bool:
@@ -244,12 +236,16 @@ class Connection:
             ServerSilent: it should have said something.
         """
         if utterance.end_sent_at is None:
+            if utterance.stuck_sec > self._answer_sec:
+                raise ServerSilent(f"it has read nothing for {self._answer_sec:g} s")
             return False
         silent_sec = time.monotonic() - max(utterance.end_sent_at, last_message_at)
-        if session.may_be_over and not self._acknowledges and silent_sec > _UNACKNOWLEDGED_SEC:
+        answers = session.may_be_over and last_message_at > utterance.end_sent_at and not self._acknowledges
+        if answers and silent_sec > _UNACKNOWLEDGED_SEC:
             return True
-        if silent_sec > self._answer_sec:
-            raise ServerSilent(f"an utterance ended {self._answer_sec:g} s ago")
+        limit_sec = self._answer_sec * utterance.attempts + utterance.duration_sec  # a slow server gets more time with each try
+        if silent_sec > limit_sec:
+            raise ServerSilent(f"an utterance ended {limit_sec:.0f} s ago")
         return False
 
     def _finish(self, utterance: RemoteUtterance, session: Session) -> None:
@@ -265,7 +261,11 @@ class Connection:
             utterance.conclude(f"EngineUnavailable: {self._server.name} failed at it ({session.failure})")
         utterance.hear(session.transcription, all_of_it=True)
         utterance.conclude()
-        self._trouble.answered()
+        self._last_answer_at = time.monotonic()
+        if session.failure:
+            self._trouble.failed(ServerFailed(session.failure), self._last_answer_at)
+        else:
+            self._trouble.answered()
         self._pause_sec = _FIRST_PAUSE_SEC
         if not session.ended:
             raise _Renewal
@@ -275,7 +275,7 @@ class Connection:
         """Give up what waits too long, and tell trouble that lasts."""
         while True:
             for utterance in self._queue:
-                if utterance.has_waited(self._max_wait_sec):
+                if utterance.waits_since(self._last_answer_at) > self._max_wait_sec:
                     utterance.conclude(f"EngineUnavailable: {self._server.name} did not answer within {self._max_wait_sec:g} s")
             while self._queue and self._queue[0].news.is_over:
                 self._queue.popleft()

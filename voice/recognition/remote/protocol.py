@@ -19,6 +19,7 @@ from typing import Any
 
 from voice.audio import SAMPLE_RATE_HZ
 
+BYTES_PER_SEC = 2 * SAMPLE_RATE_HZ
 FRAME_BYTES = 60 * SAMPLE_RATE_HZ // 1000 * 2
 """Of one frame of s16le audio: 60 ms. The Python server decodes every tenth frame, whatever its length is."""
 MAX_MESSAGE_BYTES = 1 << 20
@@ -155,14 +156,14 @@ class Session:
             return False
         before, text = self.transcription, _printable(text)
         if mode.endswith("offline"):
-            self.transcription = Transcription((*before.pieces, TimedText(text, _times(content.get("timestamp")))))
+            self.transcription = Transcription((*before.pieces, TimedText(text, _times(content.get("timestamp"), len(text)))))
         elif mode.endswith("online"):
             self.transcription = Transcription(before.pieces, before.increments + text)
         if len(self.transcription.text) > MAX_TEXT or len(self.transcription.pieces) > MAX_TEXT:
             raise ServerNonsense(f"more than {MAX_TEXT:,} characters for one utterance")
         is_of_cpp = "slice_type" in content or not mode
         self.ended = is_final and is_of_cpp
-        self._may_end_with_a_piece = is_final and "spk_name" not in content
+        self._may_end_with_a_piece = is_final and mode.endswith("offline") and "spk_name" not in content
         return self.transcription.text != before.text
 
 
@@ -187,8 +188,8 @@ def _one_line(text: object) -> str:
     return _printable(str(text))[:300]
 
 
-def _times(stamps: object) -> tuple[tuple[int, int], ...]:
-    """Times that count from the start of the utterance's audio.
+def _times(stamps: object, most: int) -> tuple[tuple[int, int], ...]:
+    """Times that count from the start of the utterance's audio; nothing where there are more than ``most``.
 
     Those of the C++ server do, a text that holds a list of [begin, end]. Those of the Python server, a list, count from a start of its own
     that it does not tell: they are left out. So is a list that is not one of times in their order.
@@ -199,7 +200,7 @@ def _times(stamps: object) -> tuple[tuple[int, int], ...]:
         pairs = json.loads(stamps)
     except _MAX_DEPTH_ERRORS:
         return ()
-    if not isinstance(pairs, list):
+    if not isinstance(pairs, list) or len(pairs) > most:
         return ()
     times: list[tuple[int, int]] = []
     for pair in pairs:

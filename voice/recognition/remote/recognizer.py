@@ -91,9 +91,9 @@ class RemoteRecognizer:
         """Take leave of the server."""
         self._connection.close()
 
-    def keep_local(self, trace_id: str) -> Recognizer | None:
-        """For a stream of an utterance: what takes it over now."""
-        reserve = self.reserve
+    def keep_local(self, trace_id: str, *, at_once: bool) -> Recognizer | None:
+        """For a stream of an utterance: what takes it over now; ``at_once``: however the server is."""
+        reserve = self._reserve if at_once else self.reserve
         if reserve:
             self._kept_local = trace_id
         return reserve
@@ -104,7 +104,7 @@ class RemoteRecognizer:
         self._waiting.append(stream)
         while len(self._waiting) > 1 and self._waiting_samples > self._max_waiting_samples:
             seconds = self._max_waiting_samples / SAMPLE_RATE_HZ
-            self._waiting.pop(0).give_up(f"EngineUnavailable: more than {seconds:g} s of speech waited for the server")
+            self._waiting.pop(0).overflow(f"EngineUnavailable: more than {seconds:g} s of speech waited for the server")
 
     @property
     def _waiting_samples(self) -> int:
@@ -141,7 +141,7 @@ class RemoteStream:
     @property
     def decoded_until(self) -> int:
         """Sample index after the last audio that had been sent when the last text came."""
-        return self._local.decoded_until if self._local else self._first_sample + self._seen.heard_bytes // _BYTES_PER_SAMPLE
+        return self._local.decoded_until if self._local else self._first_sample + self._seen.sent_bytes // _BYTES_PER_SAMPLE
 
     @property
     def waits(self) -> bool:
@@ -186,7 +186,7 @@ class RemoteStream:
 
     def result(self) -> Hypothesis | Unanswered | None:
         """The server's answer, or that of the reserve; None while it is not there."""
-        if self._local_result is None and not self._utterance.news.is_over and self._take_over() and self._local:
+        if self._local_result is None and self._wants_reserve and self._local:
             self._local_result = self._local.finish()
         if self._local_result is not None:
             return self._local_result
@@ -194,7 +194,17 @@ class RemoteStream:
         if news.is_over and not news.given_up:
             return self._answer(news.transcription)
         reason = self._given_up or news.given_up
-        return Unanswered(reason) if reason else None
+        return Unanswered(reason, self._first_sample + news.heard_bytes // _BYTES_PER_SAMPLE) if reason else None
+
+    @property
+    def _wants_reserve(self) -> bool:
+        """Whether the reserve has taken over, or does now: the server is away, or gave this utterance up."""
+        news = self._utterance.news
+        return self._take_over(at_once=bool(news.given_up)) if not news.is_over or news.given_up else False
+
+    def overflow(self, reason: str) -> None:
+        """Too much waits: the server is not asked any longer, the reserve may be."""
+        self._utterance.give_up(reason)
 
     def give_up(self, reason: str) -> None:
         """The answer is not awaited any longer."""
@@ -206,9 +216,9 @@ class RemoteStream:
         assert self._local is not None  # noqa: S101 -- supports_copy
         return self._local.copy()
 
-    def _take_over(self) -> bool:
-        """Whether the reserve has just taken over, with all of the audio, because the server is unavailable."""
-        reserve = None if self._given_up else self._owner.keep_local(self._trace_id)
+    def _take_over(self, *, at_once: bool = False) -> bool:
+        """Whether the reserve has just taken over, with all of the audio, because the server is unavailable, or ``at_once``."""
+        reserve = None if self._given_up else self._owner.keep_local(self._trace_id, at_once=at_once)
         if reserve is None:
             return False
         log.info("engine_reserve", trace_id=self._trace_id)

@@ -57,7 +57,7 @@ def tls_context(server: Server) -> ssl.SSLContext | None:
         return None
     try:
         context = ssl.create_default_context(cafile=None if server.ca is None else str(Path(server.ca).expanduser()))
-    except (OSError, ssl.SSLError) as error:
+    except (OSError, ssl.SSLError, RuntimeError) as error:  # RuntimeError: ~somebody who is not there
         raise ConfigInvalid([f"engine.ca: {server.ca} is no file of PEM certificates that can be read ({describe(error)})"]) from error
     if server.insecure:
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -74,7 +74,8 @@ class ServerFailed(Exception):
 
 def explain(error: BaseException, server: Server) -> str:
     """What went wrong and what to do about it, in one line: ``EngineUnavailable: text``."""
-    return f"EngineUnavailable: {server.name} {_reason(error, server)}"
+    text = f"EngineUnavailable: {server.name} {_reason(error, server)}"
+    return text.replace(server.token, "***") if server.token else text  # a server may say what it was told
 
 
 def _reason(error: BaseException, server: Server) -> str:  # noqa: PLR0911 -- one for each kind of failure

@@ -1,6 +1,7 @@
 """Whether a server can be used, and when to say that it cannot. Pure: failures and answers with their times in, what is to be told out.
 
-Trouble that lasts for two seconds is told once, and at the very start at once. It is over when an utterance is answered, or when the
+Trouble that lasts for two seconds is told once, and at the very start at once; while the connection stands only that of a server that does
+not answer, or answers nonsense. It is over when an utterance is answered, or when the
 connection has stood for two seconds and no utterance waits. A server that was connected and did not answer, or answered nonsense, is not
 better because it can be connected again: then the connection has to stand for half a minute. Times are seconds of a monotonic clock.
 """
@@ -28,7 +29,7 @@ class Trouble:
         self._since = 0.0
         self._was_connected = False
         self._connected_since: float | None = None
-        self._needed_sec = _GRACE_SEC
+        self._is_distrusted = False
 
     @property
     def stands(self) -> bool:
@@ -46,11 +47,9 @@ class Trouble:
     def failed(self, error: BaseException, now: float) -> None:
         """It could not be made, it broke, or what came of it was of no use."""
         if self._error is None:
-            self._since = now
-            self._needed_sec = _GRACE_SEC
+            self._since, self._is_distrusted = now, False
         self._error = error
-        if isinstance(error, ServerSilent | ServerNonsense | ServerFailed):
-            self._needed_sec = _DISTRUST_SEC
+        self._is_distrusted |= isinstance(error, ServerSilent | ServerNonsense | ServerFailed)
 
     def answered(self) -> None:
         """An utterance was recognised: nothing is wrong."""
@@ -62,9 +61,12 @@ class Trouble:
         """What is to be told now, if anything; ``idle``: no utterance waits."""
         if self._error is None:
             return None
-        if idle and self._connected_since is not None and now - self._connected_since >= self._needed_sec:
-            self.answered()
-            return None
+        if self._connected_since is not None:
+            if idle and now - self._connected_since >= (_DISTRUST_SEC if self._is_distrusted else _GRACE_SEC):
+                self.answered()
+                return None
+            if not self._is_distrusted:
+                return None
         if self.is_told or (self._was_connected and now - self._since < _GRACE_SEC):
             return None
         self.is_told = True
