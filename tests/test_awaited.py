@@ -169,6 +169,20 @@ def test_events_of_the_next_utterance_wait_behind_the_final() -> None:
     check_guarantees(run.events)
 
 
+def test_nobody_labels_an_utterance_in_which_nothing_was_recognised() -> None:
+    cancelled: list[Any] = []
+
+    class Spy(Finalizer):
+        def cancel(self, prepared: Any) -> None:
+            cancelled.append(prepared)
+
+    run = Run(finalizer=Spy())
+    run.utterance()
+    run.server.streams[0].answer = Hypothesis(given_text="")
+    run.poll()
+    assert len(cancelled) == 1
+
+
 def test_partials_of_each_utterance_wait_for_themselves() -> None:
     run = Run()
     run.utterance()
