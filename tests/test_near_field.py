@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,13 @@ from fakes import CountingRecognizer, LoudnessVad, silence
 from harness import EXAMPLES, check_guarantees, example, final_texts, of_type, run_service
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_pipeline import SETTINGS
 
 from voice.audio import SAMPLE_RATE_HZ, AudioBlock, Samples
 from voice.config import load_settings
 from voice.endpointing.detector import SpeechDetector
 from voice.endpointing.directness import MIN_SAMPLES, NAMES, WEIGHTS, NoiseFloor, band_powers, directness, features
 from voice.endpointing.endpointer import (
-    EndpointerSettings,
     NearFieldLimits,
     NearFieldMeasures,
     SpeechEnded,
@@ -33,19 +34,11 @@ from voice.endpointing.silero import SileroVad
 from voice.errors import ConfigInvalid
 from voice.finalization.finalizer import Finalizer
 from voice.losses import LossLedger
-from voice.pipeline import Pipeline, PipelineSettings
+from voice.pipeline import Pipeline
 
 MS = SAMPLE_RATE_HZ // 1000
 WINDOW = 512
-ENDPOINTER = EndpointerSettings(
-    threshold=0.5,
-    release_threshold=0.35,
-    min_speech=90 * MS,
-    endpoint_silence=800 * MS,
-    speculate_after=300 * MS,
-    max_utterance=5 * SAMPLE_RATE_HZ,
-    min_rms=0.0,
-)
+ENDPOINTER = replace(SETTINGS.endpointer, max_utterance=5 * SAMPLE_RATE_HZ)
 NEAR, FAR = 0.2, 0.05
 """Amplitudes that the scripted directness takes as near and far; -17 and -29 dBFS as square waves are 3 dB louder than sines."""
 ANYTHING = NearFieldMeasures(-20.0, -60.0, 1.0)
@@ -450,15 +443,7 @@ def test_the_noise_floor_follows_what_is_quieter_fast_and_what_is_louder_slowly(
 def pipeline(gate_: NearFieldGate | None, recognizer: Any = None, vad: Any = None, *, speech_events: bool = True) -> Pipeline:
     numbers = itertools.count(1)
     return Pipeline(
-        PipelineSettings(
-            endpointer=ENDPOINTER,
-            channel="mix",
-            pre_roll=300 * MS,
-            provisional_max_load_sec=1.0,
-            preview_max_load_sec=0.1,
-            speculate=True,
-            speech_events=speech_events,
-        ),
+        replace(SETTINGS, endpointer=ENDPOINTER, speech_events=speech_events),
         vad or LoudnessVad(),
         recognizer or CountingRecognizer(),
         Finalizer(),

@@ -136,7 +136,7 @@ def test_the_python_server_ends_with_an_acknowledgement_and_not_with_a_piece() -
     session = heard(online("一"), offline("一。"))
     assert (session.ended, session.may_be_over) == (False, False), "a speaker's name: a server that acknowledges"
     take(session, **ACKNOWLEDGED)
-    assert (session.ended, session.failure) == (True, "")
+    assert (session.ended, session.failed) == (True, False)
 
 
 def test_an_old_python_server_may_have_ended_with_each_piece() -> None:
@@ -148,11 +148,8 @@ def test_an_old_python_server_may_have_ended_with_each_piece() -> None:
 
 
 def test_a_server_that_failed_says_so_at_the_end() -> None:
-    session = heard(online("一"), {**ACKNOWLEDGED, "is_final": False, "error": "vad inference\nfailed" + "!" * 1_000})
-    assert session.ended
-    assert session.failure.startswith("vad inference failed")
-    assert len(session.failure) == 300
-    assert session.transcription.text == "一"
+    session = heard(online("一"), {**ACKNOWLEDGED, "is_final": False, "error": "vad inference failed"})
+    assert (session.ended, session.failed, session.transcription.text) == (True, True, "一")
 
 
 @pytest.mark.parametrize(
@@ -427,11 +424,6 @@ def rejected(status: int) -> InvalidStatus:
     return InvalidStatus(Response(status, "", Headers()))
 
 
-def test_a_server_that_repeats_the_token_is_not_quoted() -> None:
-    line = explain(ServerFailed("Bearer hidden is wrong"), Server("ws://h:1", token="hidden"))
-    assert line == "EngineUnavailable: ws://h:1 failed at an utterance: Bearer *** is wrong"
-
-
 @pytest.mark.parametrize(
     ("error", "url", "hint"),
     [
@@ -442,7 +434,7 @@ def test_a_server_that_repeats_the_token_is_not_quoted() -> None:
         (InvalidMessage("x"), "ws://h:1", "wss://"),
         (ServerSilent("an utterance ended 6 s ago"), "ws://h:1", "does not answer: an utterance ended 6 s ago"),
         (ServerNonsense("a binary message"), "ws://h:1", "FunASR's protocol: a binary message"),
-        (ServerFailed("no memory"), "ws://h:1", "failed at an utterance: no memory"),
+        (ServerFailed("secret"), "ws://h:1", "failed at an utterance: its own log says why"),
         (ZeroDivisionError("secret"), "ws://h:1", "cannot be used (ZeroDivisionError)"),
     ],
 )

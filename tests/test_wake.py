@@ -19,6 +19,7 @@ from voice.output.events import (
     ErrorEvent,
     FinalEvent,
     PartialEvent,
+    SpeakerEvent,
     SpeechEndedEvent,
     SpeechStartedEvent,
     StatusEvent,
@@ -80,6 +81,10 @@ def final(
     return FinalEvent(**{**content, **changes})
 
 
+def speaker(trace_id: str) -> AnyEvent:
+    return SpeakerEvent(trace_id=trace_id, source="s", label="A", name=None, confidence=0.9)
+
+
 def emotion(trace_id: str) -> AnyEvent:
     return emotion_event(trace_id, Emotion("e", "happy", 1.0, {**dict.fromkeys(EMOTION_NAMES, 0.0), "happy": 1.0}, 0, 16))
 
@@ -117,16 +122,17 @@ def hypothesis(text: str, num_committed: int) -> Hypothesis:
 
 def test_nothing_of_an_utterance_without_the_word_passes_and_it_is_counted() -> None:
     closed = gate()
-    events = [started(A), partial(A, "打", 0), partial(A, "打开灯", 2), ended(A), final(A, "打开灯"), emotion(A)]
+    events = [started(A), partial(A, "打", 0), partial(A, "打开灯", 2), ended(A), final(A, "打开灯"), emotion(A), speaker(A)]
     assert closed.admit(events) == []
     assert closed.num_withheld == 1
 
 
 def test_an_utterance_that_begins_with_the_word_passes_without_it() -> None:
     events = [started(A), partial(A, "小志小智打开", 5), ended(A), final(A, "小志小智打开灯", text="小志小智，打开灯。"), emotion(A)]
+    events.append(speaker(A))
     opened = gate()
     passed = [each for event in events for each in opened.admit([event])]
-    expected = ["SpeechStartedEvent", f"wake {WORD}", "partial 打开", "SpeechEndedEvent", "final 打开灯。", "EmotionEvent"]
+    expected = ["SpeechStartedEvent", f"wake {WORD}", "partial 打开", "SpeechEndedEvent", "final 打开灯。", "EmotionEvent", "SpeakerEvent"]
     assert seen(passed) == expected
     assert passed[2] == partial(A, "打开", 1)
     last = passed[4]

@@ -110,8 +110,7 @@ def build_pipeline(
     if engine is not None and loaded is not None:
         local = build_recognizer(settings, mode, engine, HotwordGraphs(preferred, engine.vocabulary.tokens))
         _usable(loaded, lambda _: _warm_up(local))
-    told = with_wake_words(settings, hotwords, None) if gate else hotwords.current
-    recognizer = remote_recognizer(settings, told, local) or local
+    recognizer = remote_recognizer(settings, hotwords, local) or local
     assert recognizer is not None  # noqa: S101 -- models are loaded unless a server recognises
     steps = _text_steps(settings, hotwords, punctuator)
     finalizer = Finalizer(

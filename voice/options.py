@@ -52,14 +52,15 @@ def with_wake_words(settings: Settings, hotwords: HotwordList, vocabulary: Seque
     return WithWakeWords(hotwords.current, spelt).current if wake.weight else hotwords.current
 
 
-def remote_recognizer(settings: Settings, hotwords: Callable[[], tuple[Hotword, ...]], local: Recognizer | None) -> Recognizer | None:
+def remote_recognizer(settings: Settings, hotwords: HotwordList, local: Recognizer | None) -> Recognizer | None:
     """The server that recognises, with ``local`` in reserve; None where the settings name none. Nothing of it is imported then."""
     if settings.server is None:
         return None
     from voice.recognition.remote.recognizer import RemoteRecognizer  # noqa: PLC0415 -- only where a server recognises
 
     waiting = round(settings.engine.queue_sec * SAMPLE_RATE_HZ)
-    return RemoteRecognizer(connect(settings, settings.server), hotwords, max_waiting_samples=waiting, reserve=local)
+    preferred = with_wake_words(settings, hotwords, None) if settings.wake.words else hotwords.current
+    return RemoteRecognizer(connect(settings, settings.server), preferred, max_waiting_samples=waiting, reserve=local)
 
 
 def connect(settings: Settings, url: str) -> Connection:

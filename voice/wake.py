@@ -29,6 +29,7 @@ from voice.output.events import (
     ErrorEvent,
     FinalEvent,
     PartialEvent,
+    SpeakerEvent,
     SpeechEndedEvent,
     SpeechStartedEvent,
     TokenTime,
@@ -53,6 +54,7 @@ _MAY_QUOTE: frozenset[ErrorCode] = frozenset(
         "punctuation_failed",
         "number_format_failed",
         "emotion_failed",
+        "speaker_failed",
     }
 )
 """Errors of parts that work on an utterance: the message of an exception might quote its text."""
@@ -150,7 +152,7 @@ class WakeGate:
             yield from self._admit_final(event)
         elif isinstance(event, ErrorEvent):
             yield event if self._may_tell(event) else event.model_copy(update={"message": event.message.partition(":")[0]})
-        elif not isinstance(event, EmotionEvent) or event.trace_id in self._passed:
+        elif not isinstance(event, EmotionEvent | SpeakerEvent) or event.trace_id in self._passed:
             yield event
 
     def _of(self, event: SpeechStartedEvent | PartialEvent | FinalEvent) -> _Utterance:

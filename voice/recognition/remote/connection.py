@@ -150,7 +150,7 @@ class Connection:
             socket = await open_socket(self._server, self._tls)
             log.info("engine_connected", server=self._server.name)
             self._trouble.connected(time.monotonic())
-            self._hotwords = None
+            self._hotwords, self._acknowledges = None, False
             try:
                 await self._serve(socket)
             finally:
@@ -158,8 +158,7 @@ class Connection:
         except _Renewal:
             self._renews = True
         except Exception as error:  # noqa: BLE001 -- whatever a server or a network does, it is connected again
-            quotes = isinstance(error, ServerFailed)  # what a server says may be what it recognised
-            log.warning("engine_lost", error=type(error).__name__ if quotes else explain(error, self._server))
+            log.warning("engine_lost", error=explain(error, self._server))
             self._trouble.failed(error, time.monotonic())
             self._tell()
         finally:
@@ -255,21 +254,21 @@ class Connection:
             ServerFailed: it failed; it is asked again, on a new connection.
             _Renewal: more of it may follow.
         """
-        if session.failure and utterance.attempts < _MAX_FAILURES:
-            raise ServerFailed(session.failure)
-        if session.failure and not session.transcription.text:
-            utterance.conclude(f"EngineUnavailable: {self._server.name} failed at it ({session.failure})")
+        if session.failed and utterance.attempts < _MAX_FAILURES:
+            raise ServerFailed
+        if session.failed and not session.transcription.text:
+            utterance.conclude(explain(ServerFailed(), self._server))
         utterance.hear(session.transcription, all_of_it=True)
         utterance.conclude()
         self._last_answer_at = time.monotonic()
-        if session.failure:
-            self._trouble.failed(ServerFailed(session.failure), self._last_answer_at)
+        if session.failed:
+            self._trouble.failed(ServerFailed(), self._last_answer_at)
         else:
             self._trouble.answered()
         self._pause_sec = _FIRST_PAUSE_SEC
         if not session.ended:
             raise _Renewal
-        self._acknowledges = not session.may_be_over
+        self._acknowledges = True
 
     async def _watch(self) -> None:
         """Give up what waits too long, and tell trouble that lasts."""

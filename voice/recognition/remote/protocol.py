@@ -98,8 +98,8 @@ def as_pcm(frame: bytes) -> bytes:
     """A frame of s16le audio that nobody takes for the start of a file.
 
     FunASR's Python server looks for the first bytes of WAV, MP3, Ogg, FLAC, MP4 and Matroska in each frame, and decodes what it takes for
-    one as such: a quiet frame of real speech that began with FF FF FF E3 was an MP3 to it, and the utterance was lost. Where the first byte
-    is that of such a mark, the sample's lowest bit is changed: 1/32768 of full scale, once in 40 frames of noise.
+    one as such: a quiet frame that began with FF FF 00 00, the samples -1 and 0, was an MP3 to it, and the utterance was lost. Where the
+    first byte is that of such a mark, the sample's lowest bit is changed, 1/32768 of full scale: in 10 of the 250 frames of the examples.
     """
     changed = bytearray(frame)
     if frame[:1] and frame[0] in _FIRST_BYTES_OF_FILES:
@@ -126,8 +126,8 @@ class Session:
         self.transcription = Transcription()
         self.ended = False
         """Whether the server said that nothing follows."""
-        self.failure = ""
-        """What the server said went wrong while it recognised this utterance; one line."""
+        self.failed = False
+        """Whether the server said that something went wrong while it recognised this utterance. What it said is not kept: it may quote."""
 
     @property
     def may_be_over(self) -> bool:
@@ -152,7 +152,7 @@ class Session:
         if text.startswith(_WRONG_FORMAT):
             raise ServerNonsense("the server does not take this audio")
         if content.get("is_end") is True:
-            self.ended, self.failure = True, _one_line(content.get("error", ""))
+            self.ended, self.failed = True, bool(content.get("error"))
             return False
         before, text = self.transcription, _printable(text)
         if mode.endswith("offline"):
@@ -182,10 +182,6 @@ def _parsed(message: str | bytes) -> dict[str, Any]:
 def _printable(text: str) -> str:
     """Without line breaks, other control characters, and halves of surrogate pairs, which no line of UTF-8 can hold."""
     return "".join(character if character.isprintable() else " " * character.isspace() for character in text)
-
-
-def _one_line(text: object) -> str:
-    return _printable(str(text))[:300]
 
 
 def _times(stamps: object, most: int) -> tuple[tuple[int, int], ...]:

@@ -164,7 +164,9 @@ class RemoteStream:
 
     def poll(self) -> bool:
         """Take what the server said; True when its text changed."""
-        if self._local or self._take_over():
+        if self._local:
+            return False
+        if self._take_over():
             return True
         news = self._utterance.news
         changed = news.transcription.text != self._seen.transcription.text
@@ -186,21 +188,17 @@ class RemoteStream:
 
     def result(self) -> Hypothesis | Unanswered | None:
         """The server's answer, or that of the reserve; None while it is not there."""
-        if self._local_result is None and self._wants_reserve and self._local:
-            self._local_result = self._local.finish()
-        if self._local_result is not None:
+        news = self._utterance.news
+        if not self._local and (not news.is_over or news.given_up):
+            self._take_over(at_once=bool(news.given_up))
+        if self._local:
+            self._local_result = self._local_result or self._local.finish()
             return self._local_result
-        self._seen = news = self._utterance.news
+        self._seen = news
         if news.is_over and not news.given_up:
             return self._answer(news.transcription)
         reason = self._given_up or news.given_up
         return Unanswered(reason, self._first_sample + news.heard_bytes // _BYTES_PER_SAMPLE) if reason else None
-
-    @property
-    def _wants_reserve(self) -> bool:
-        """Whether the reserve has taken over, or does now: the server is away, or gave this utterance up."""
-        news = self._utterance.news
-        return self._take_over(at_once=bool(news.given_up)) if not news.is_over or news.given_up else False
 
     def overflow(self, reason: str) -> None:
         """Too much waits: the server is not asked any longer, the reserve may be."""

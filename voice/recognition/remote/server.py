@@ -69,13 +69,12 @@ class ServerSilent(Exception):
 
 
 class ServerFailed(Exception):
-    """The server said that it failed at an utterance; the text is the server's."""
+    """The server said that it failed at an utterance."""
 
 
 def explain(error: BaseException, server: Server) -> str:
     """What went wrong and what to do about it, in one line: ``EngineUnavailable: text``."""
-    text = f"EngineUnavailable: {server.name} {_reason(error, server)}"
-    return text.replace(server.token, "***") if server.token else text  # a server may say what it was told
+    return f"EngineUnavailable: {server.name} {_reason(error, server)}"
 
 
 def _reason(error: BaseException, server: Server) -> str:  # noqa: PLR0911 -- one for each kind of failure
@@ -96,7 +95,7 @@ def _reason(error: BaseException, server: Server) -> str:  # noqa: PLR0911 -- on
     if isinstance(error, ServerSilent):
         return f"does not answer: {error}"
     if isinstance(error, ServerFailed):
-        return f"failed at an utterance: {error}"
+        return "failed at an utterance: its own log says why"
     if isinstance(error, ServerNonsense):
         return f"does not speak FunASR's protocol: {error}"
     if isinstance(error, ConnectionClosed):

@@ -62,7 +62,7 @@ class RemoteUtterance:
         self._call(self.conclude, reason)
 
     def _append(self, audio: bytes) -> None:
-        if len(self._audio) == self._sent_bytes:
+        if len(self._audio) - self._sent_bytes < FRAME_BYTES:
             self._progress_at = time.monotonic()
         self._audio += audio
         self._changed.set()
