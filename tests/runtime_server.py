@@ -7,9 +7,12 @@ script; ``tests/test_remote_server.py`` compares this one with it. What a server
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import functools
+import hashlib
 import json
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -177,6 +180,8 @@ class RuntimeServer:
         self.port = 0
         self.received: list[Message | int] = []
         """Messages, and lengths of frames, in the order they came."""
+        self.first_bytes: set[int] = set()
+        """Of the frames."""
         self.sent: list[Message] = []
         self.connections = 0
         self._loop = asyncio.new_event_loop()
@@ -243,6 +248,7 @@ class RuntimeServer:
                     await session.configure(content)
                 else:
                     self.received.append(len(message))
+                    self.first_bytes.add(message[0])
                     await session.hear(message)
 
     async def send(self, connection: ServerConnection, message: Message) -> None:
@@ -383,3 +389,45 @@ class _CppSession(_Session):
         stamps = json.dumps([[begin + start // 16, finish + start // 16] for begin, finish in times])
         span = {"start_time": start // 16, "end_time": end // 16}
         return {"text": text, "mode": "2pass-offline", "slice_type": 2, "index": index, "timestamp": stamps, "stamp_sents": [], **span}
+
+
+class Unreading:
+    """Accepts connections as a WebSocket server, and reads nothing more."""
+
+    def __init__(self, *, redirect: str = "") -> None:
+        self.redirect = redirect
+        self.accepted = 0
+        self._listener = socket.socket()
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        self._listener.bind(("127.0.0.1", 0))
+        self._listener.listen()
+        self.url = f"ws://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._connections: list[socket.socket] = []
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listener.accept()
+                self._connections.append(connection)
+                self.accepted += 1
+                request = b""
+                while b"\r\n\r\n" not in request:
+                    request += connection.recv(4_096)
+                if self.redirect:
+                    connection.sendall(f"HTTP/1.1 302 Found\r\nLocation: {self.redirect}\r\nContent-Length: 0\r\n\r\n".encode())
+                    continue
+                (key,) = [line[18:].strip() for line in request.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:")]
+                accept = base64.b64encode(hashlib.sha1(key.strip() + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+                connection.sendall(
+                    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Protocol: binary\r\n"
+                    b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+                )
+
+    def __enter__(self) -> Unreading:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+        for connection in self._connections:
+            connection.close()

@@ -237,6 +237,25 @@ def test_an_utterance_that_is_given_up_without_text_is_a_loss_and_no_final() -> 
     assert run.pipeline.totals.audio_ms == 2_200, "the sample index does not move"
 
 
+@pytest.mark.parametrize(("text", "heard_until"), [("", 100_000), ("今天", 0)])
+def test_what_is_lost_is_speech_and_all_of_it_where_there_is_no_text(text: str, heard_until: int) -> None:
+    run = Run()
+    run.hear(silence(1.0))
+    run.utterance()
+    run.server.streams[0].text = text
+    run.server.streams[0].answer = Unanswered("EngineUnavailable: too late", heard_until)
+    run.poll()
+    (started,), (ended,) = ([event for event in run.events if event["type"].endswith(kind)] for kind in ("started", "ended"))
+    assert run.pipeline.totals.lost_ms == ended["end_ms"] - started["start_ms"]
+
+
+def test_an_answer_that_is_not_there_yet_is_no_failure() -> None:
+    run = Run()
+    run.utterance()
+    run.poll()
+    assert run.pipeline._awaited.concluding is None, "an exception elsewhere would be taken for one of this utterance"
+
+
 def test_an_utterance_that_is_given_up_has_its_partial_as_its_final() -> None:
     run = Run()
     run.hear(speech(1.0))

@@ -138,7 +138,7 @@ class Utterance:
 
     def stop_waiting(self, reason: str) -> None:
         """Nobody waits for the recogniser any longer: ``conclude`` takes its answer if it is there, else what was shown last."""
-        if self.state is State.AWAITING and self._stream:
+        if self._stream:
             self._stream.give_up(reason)
 
     def conclude(self) -> Conclusion | None:
