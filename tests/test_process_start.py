@@ -217,28 +217,25 @@ def test_a_hangup_that_was_ignored_at_the_start_stays_ignored() -> None:
 
 
 def test_a_stop_command_is_obeyed_while_models_load() -> None:
-    """It was obeyed when they were loaded. Loading takes 20 s here."""
-    slow = "import time\nimport voice.models.loader as loader\nreal = loader.load_model\n"
-    slow += "def load(*arguments):\n    for _ in range(200): time.sleep(0.1)\n    return real(*arguments)\n"
-    slow += "import voice.models.weights\nvoice.models.weights.load_model = load\n"
+    """It was obeyed when they were loaded. Loading takes 60 s here, and says on stderr that it began."""
+    slow = "import time\nimport voice.models.weights as weights\nreal = weights.load_models\n"
+    slow += "def load(*arguments):\n    print('loading began', file=sys.stderr, flush=True)\n"
+    slow += "    for _ in range(600): time.sleep(0.1)\n    return real(*arguments)\n"
+    slow += "weights.load_models = load\n"
     arguments = command(
         "streaming", "--input", str(EXAMPLES / "air_conditioner.wav"), "--control", "stdin", "--status-events", planted=slow
     )
-    process = subprocess.Popen(
-        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment(), cwd="/"
-    )
-    assert process.stdout is not None
-    assert process.stdin is not None
-    first = process.stdout.readline()
-    time.sleep(0.3)
-    sent = time.monotonic()
-    process.stdin.write(b'{"command": "stop"}\n')
-    rest = process.stdout.read()
-    assert process.wait(timeout=60) == 0
+    with subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=environment(), cwd="/"
+    ) as process:
+        assert process.stdin and process.stdout and process.stderr
+        assert any(line == b"loading began\n" for line in process.stderr)
+        sent = time.monotonic()
+        process.stdin.write(b'{"command": "stop"}\n')
+        events = parse_events(process.stdout.read())
+        assert process.wait(timeout=60) == 0
     assert time.monotonic() - sent < in_time(1)
-    assert [event["state"] for event in parse_events(first + rest)] == ["loading", "stopped"]
-    process.stdin.close()
-    process.stdout.close()
+    assert [event["state"] for event in events] == ["loading", "stopped"]
 
 
 # --- parents ------------------------------------------------------------------------------------------------------------------
