@@ -228,11 +228,14 @@ def test_a_stop_command_is_obeyed_while_models_load() -> None:
     with subprocess.Popen(
         arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, env=environment(), cwd="/"
     ) as process:
-        assert process.stdin and process.stdout and process.stderr
-        assert any(line == b"loading began\n" for line in process.stderr)
+        stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+        assert stdin is not None
+        assert stdout is not None
+        assert stderr is not None
+        assert any(line == b"loading began\n" for line in stderr)
         sent = time.monotonic()
-        process.stdin.write(b'{"command": "stop"}\n')
-        events = parse_events(process.stdout.read())
+        stdin.write(b'{"command": "stop"}\n')
+        events = parse_events(stdout.read())
         assert process.wait(timeout=60) == 0
     assert time.monotonic() - sent < in_time(1)
     assert [event["state"] for event in events] == ["loading", "stopped"]
