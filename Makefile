@@ -68,11 +68,14 @@ $(PEERS)/.installed: bench/requirements.txt
 	$(PYTHON) -m venv $(PEERS) && $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r bench/requirements.txt && \
 	touch $@; } >&2
 
-# A night on two CPU cores. Every step takes up what an earlier run left under .cache/embedded_models.
+# From recordings of people that are not in the repository (tools/embedded_models/README.md). Every step takes up what an earlier run left
+# under .cache/embedded_models.
 TRAIN := tools/embedded_models
 SYNTHESIS := .cache/embedded_models/venv
 embedded-models: .venv/.installed-dev $(SYNTHESIS)/.installed
-	$(SYNTHESIS)/bin/python $(TRAIN)/corpus.py
+	@test -n "$(SPEECH)" || { echo "set SPEECH=/path/to/recordings"; exit 1; }
+	$(SYNTHESIS)/bin/python $(TRAIN)/corpus.py --speech "$(SPEECH)"
+	$(SYNTHESIS)/bin/python $(TRAIN)/people.py --speech "$(SPEECH)"
 	$(SYNTHESIS)/bin/python $(TRAIN)/synthesize.py
 	$(SYNTHESIS)/bin/python $(TRAIN)/prosody.py
 	$(BIN)/python $(TRAIN)/features.py

@@ -41,13 +41,12 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TRAINING = REPOSITORY / "tools" / "embedded_models"
 sys.path[:0] = [str(REPOSITORY), str(TRAINING)]
 
-from augment import at_snr, make_noise  # noqa: E402
 from evaluate import (  # noqa: E402
     CONDITIONS,
-    NOISES,
     SYNTHESIZERS,
     character_errors,
     expected_calibration_error,
+    in_noise,
     recognize,
     right_tokens,
     test_utterances,
@@ -193,7 +192,7 @@ def recognize_set(name: SetName, sides: Sequence[Side], per_kind: int, limit: in
             key = f"{number} {snr_db}"
             tokens = [side.recognize(key, None) for side in sides]
             if None in tokens:
-                samples = with_noise(number, speech, clips, snr_db)
+                samples = in_noise(speech, snr_db, number, clips)
                 tokens = [side.recognize(key, samples) for side in sides]
             a, b = tokens
             assert a is not None
@@ -208,13 +207,6 @@ def numbered_utterances(name: SetName, per_kind: int) -> Iterator[tuple[int, str
     """(number, text, audio in the range of int16, clips for babble), numbered as evaluate.py numbers them: the noise depends on it."""
     for number, (_, text, speech, clips) in enumerate(test_utterances(*name, per_kind)):
         yield number, text, speech, clips
-
-
-def with_noise(number: int, speech: np.ndarray, clips: list[np.ndarray], snr_db: int | None) -> np.ndarray:
-    """The utterance as evaluate.py's ``count_errors`` has it recognised."""
-    rng = np.random.default_rng(number)
-    noisy = speech if snr_db is None else at_snr(speech, make_noise(NOISES[number % 3], len(speech), rng, clips), snr_db)
-    return np.clip(noisy / 32768, -1, 1).astype(np.float32)
 
 
 def align(a: Sequence[Token], b: Sequence[Token]) -> tuple[list[tuple[Token, Token]], int]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import random
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import kaldi_native_fbank
@@ -148,10 +150,79 @@ def test_noise_is_added_at_the_ratio_asked_for(tool, snr_db: int) -> None:
     augment = tool("augment")
     rng = np.random.default_rng(0)
     speech = np.concatenate((np.zeros(8_000), 3_000 * rng.standard_normal(16_000), np.zeros(8_000))).astype(np.float32)
-    noise = augment.make_noise("pink", len(speech), rng, [])
+    noise = augment.make_noise("pink", len(speech), rng, [], [])
     added = augment.at_snr(speech, noise, snr_db) - speech
     measured = 10 * np.log10(np.mean(speech[8_000:24_000] ** 2) / np.mean(added**2))
     assert measured == pytest.approx(snr_db, abs=0.3)
+
+
+def test_recorded_noise_is_heard_from_any_moment_and_as_long_as_the_speech(tool) -> None:
+    recorded = [np.arange(1, 501, dtype=np.int16)]
+    noise = tool("augment").make_noise("recorded", 1_200, np.random.default_rng(1), [], recorded)
+    assert noise.shape == (1_200,)
+    assert set(np.diff(noise)) <= {1.0, -499.0}
+    assert noise[0] != 1
+
+
+def test_a_hesitation_falls_where_a_clip_is_quietest(tool) -> None:
+    loud = np.random.default_rng(0).choice([-5_000, 5_000], 16_000)
+    loud[7_600:8_600] = 0
+    clip = loud.astype(np.int16)
+    longer = tool("augment").hesitant(clip, np.random.default_rng(0))
+    pause = len(longer) - len(clip)
+    assert 1_600 <= pause <= 11_200
+    silent = np.flatnonzero(np.abs(longer) < 1e-6)
+    assert np.all((silent > 7_000) & (silent < 9_200 + pause))
+    assert np.array_equal(longer[:7_000], clip[:7_000])
+    assert np.array_equal(longer[-6_000:], clip[-6_000:])
+    short = clip[:3_000]
+    assert tool("augment").hesitant(short, np.random.default_rng(0)) is short
+
+
+def test_a_shard_is_read_as_it_was_written(tool, tmp_path: Path) -> None:
+    shards = tool("shards")
+    clips = [np.arange(-5, 5, dtype=np.int16), np.array([0.0, 0.5, -1.0])]
+    shards.write_shard(tmp_path / "a" / "b-000.npz", [{"text": "一"}, {"text": "二"}], clips)
+    index, read = shards.read_shard(tmp_path / "a" / "b-000.npz")
+    assert index == [{"text": "一", "samples": 10}, {"text": "二", "samples": 3}]
+    assert np.array_equal(read[0], clips[0])
+    assert read[1].tolist() == [0, 11468, -22936]
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["b-000.npz"]
+
+
+def test_silence_around_a_clip_is_cut_off(tool) -> None:
+    audio = np.concatenate([np.zeros(8_000), np.sin(np.arange(4_000)), np.zeros(8_000)])
+    kept = tool("shards").trimmed(audio)
+    assert 4_000 + 2 * 640 <= len(kept) <= 4_000 + 2 * (640 + 400)
+    assert np.array_equal(tool("shards").trimmed(audio[:300]), audio[:300])
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (1, "一"),
+        (10, "十"),
+        (12, "十二"),
+        (20, "二十"),
+        (101, "一百零一"),
+        (112, "一百一十二"),
+        (250, "两百五十"),
+        (2_002, "两千零二"),
+        (10_010, "一万零一十"),
+        (25_000, "两万五千"),
+        (120_000, "十二万"),
+        (99_999_999, "九千九百九十九万九千九百九十九"),
+    ],
+)
+def test_numbers_are_written_as_they_are_said(tool, value: int, said: str) -> None:
+    assert tool("commands").spoken(value) == said
+
+
+def test_every_template_can_be_filled(tool) -> None:
+    commands, rng = tool("commands"), random.Random(0)
+    said = [commands.command(rng) for _ in range(3_000)]
+    assert not any("{" in text for text in said)
+    assert {name for template in commands.TEMPLATES for name in commands.SLOT.findall(template)} <= {*commands.SLOTS, *commands.FILL}
 
 
 @pytest.mark.parametrize(

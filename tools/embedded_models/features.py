@@ -8,6 +8,7 @@ Every pass hears each shard of training speech in other surroundings: one to thr
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import multiprocessing
 import os
@@ -15,22 +16,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from augment import place, spoil
+from augment import hesitant, place, spoil
 from fbank import fbank
+from shards import WORKSPACE, read_shard
 from tqdm import tqdm
 
-WORKSPACE = Path(__file__).resolve().parents[2] / ".cache" / "embedded_models"
-WARPS = (0.93, 1.07)
-REPEATS = {"neural": 2, "espeak": 1, "kokoro": 5}  # within a pass: the more natural a voice, the oftener it is heard
+WARPS = (0.9, 1.1)
+# Within a pass: the more natural a voice and the wider its text, the oftener it is heard.
+REPEATS = {"espeak": 1, "kokoro": 3, "aishell": 3, "words": 2, "spliced": 2, "syllables": 1, "students": 2}
+HESITATION = 0.25  # share of the clips with a pause inside
 UTTERANCES = (1, 1, 1, 1, 1, 1, 1, 2, 2, 3)  # one of these numbers, after each other in one item
 LONGEST_SEC = 14
 
 
-def read_shard(path: Path) -> tuple[list[dict[str, object]], list[np.ndarray]]:
-    """The index of a shard and its clips, int16."""
-    with np.load(path) as shard:
-        index, audio = json.loads(str(shard["index"])), shard["audio"]
-    return index, np.split(audio, np.cumsum([entry["samples"] for entry in index])[:-1])
+@functools.cache
+def recorded_noises(part: str) -> list[np.ndarray]:
+    """The noises that people.py put aside for `train` or `test`, int16."""
+    path = WORKSPACE / "speech" / "noise" / f"{part}.npz"
+    return read_shard(path)[1] if path.exists() else []
 
 
 def make_features(job: tuple[Path, int, Path]) -> None:
@@ -46,7 +49,8 @@ def make_features(job: tuple[Path, int, Path]) -> None:
         chosen = [first, *(int(rng.integers(len(clips))) for _ in range(rng.choice(UTTERANCES) - 1))]
         while sum(len(clips[i]) for i in chosen) > (LONGEST_SEC - 2) * 16_000 and len(chosen) > 1:
             chosen.pop()
-        audio = spoil(place([clips[i] for i in chosen], rng), rng, clips, hardness=0.0 if number == 0 else 1.0)
+        spoken = [hesitant(clips[i], rng) if rng.random() < HESITATION else clips[i] for i in chosen]
+        audio = spoil(place(spoken, rng), rng, clips, 0.0 if number == 0 else 1.0, recorded_noises("train"))
         frames = fbank(audio, rng.uniform(*WARPS))
         items.append(["".join(str(index[i]["text"]) for i in chosen), len(frames)])
         features.append(frames.astype(np.float16))

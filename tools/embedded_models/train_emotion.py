@@ -1,9 +1,10 @@
-"""The emotion model: `python train_emotion.py [--steps 2500] [--threads 2]`, on the utterances of prosody.py.
+"""The emotion model: `python train_emotion.py [--steps 4000] [--threads 2]`, on the styles of prosody.py and the actors of people.py.
 
 A small Emotion2vec of FunASR's, nine labels as emotion2vec+ has them, trained from nothing by cross entropy on the mean of its frames:
-the same way through the model as its inference takes. Each utterance is heard PASSES times, by another speaker (pitch and formants
-moved together, as far as training speech goes), through another room, channel and noise (augment.py); it is cut to a common length at
-random and normalised as inference does. The weights end up in `emotion/model.pt`.
+the same way through the model as its inference takes. Half of each batch are acted emotions of people (EMO-DB, German; boredom, which
+emotion2vec+ has no label for, is `other`), all labels equally often; the other half are the synthetic styles. Each utterance is heard
+several times, by another speaker (pitch and formants moved together, as far as training speech goes), through another room, channel and
+noise (augment.py); it is cut to a common length at random and normalised as inference does. The weights end up in `emotion/model.pt`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from typing import Any
 import numpy as np
 import torch
 from augment import place, spoil
-from features import WORKSPACE, read_shard
+from features import recorded_noises
 from funasr_directory import import_funasr, write_directory
+from shards import WORKSPACE, read_shard
 from tqdm import tqdm
 
 LABELS = {
@@ -33,7 +35,8 @@ LABELS = {
 }
 WIDTH, BLOCKS, PRENET_BLOCKS = 128, 2, 1  # emotion2vec+ base: 768, 8, 4
 BATCH = 36
-PASSES = 3
+PASSES, PASSES_OF_PEOPLE = 3, 12
+BORED = "other"
 SPEAKER_FACTORS = (0.85, 1.16)
 PEAK_RATE, WARM_UP_STEPS = 1e-3, 200
 CROP_SEC = (1.2, 3.6)
@@ -94,30 +97,38 @@ CONFIG: dict[str, Any] = {
 }
 
 
+Acted = dict[str, list[np.ndarray]]
+"""Label -> recordings of people."""
+
+
 def read_utterances(path: Path) -> list[tuple[str, np.ndarray]]:
-    """(label, int16 audio) of one part of prosody.py's."""
+    """(label, int16 audio) of one part of prosody.py's or people.py's."""
     index, clips = read_shard(path)
-    return [(str(entry["kind"]), clip) for entry, clip in zip(index, clips, strict=True)]
+    return [(BORED if entry["kind"] == "bored" else str(entry["kind"]), clip) for entry, clip in zip(index, clips, strict=True)]
 
 
-def surroundings(utterances: list[tuple[str, np.ndarray]], rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
-    """Every utterance PASSES times, otherwise each time; int16."""
+def surroundings(utterances: list[tuple[str, np.ndarray]], passes: int, rng: np.random.Generator) -> list[tuple[str, np.ndarray]]:
+    """Every utterance so many times, otherwise each time; int16."""
     voices = [clip for label, clip in utterances if label == "neutral"]
     heard = []
-    for label, clip in tqdm(utterances * PASSES, desc="surroundings", mininterval=10):
+    for label, clip in tqdm(utterances * passes, desc="surroundings", mininterval=10):
         factor = rng.uniform(*SPEAKER_FACTORS)
         moved = np.interp(np.arange(0, len(clip) - 1, factor), np.arange(len(clip)), clip).astype(np.float32)
-        audio = spoil(place([moved], rng), rng, voices, hardness=rng.uniform(0, 0.7))
+        audio = spoil(place([moved], rng), rng, voices, rng.uniform(0, 0.7), recorded_noises("train"))
         heard.append((label, audio.astype(np.int16)))
     return heard
 
 
-def batch_of(heard: list[tuple[str, np.ndarray]], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """(BATCH, samples) normalised audio and (BATCH,) label ids."""
+def batch_of(heard: list[tuple[str, np.ndarray]], acted: Acted, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """(BATCH, samples) normalised audio and (BATCH,) label ids; every second one is a person's."""
     samples = int(rng.uniform(*CROP_SEC) * 16_000)
     names, rows, targets = list(LABELS), [], []
-    for i in rng.integers(len(heard), size=BATCH):
-        label, audio = heard[i]
+    for number in range(BATCH):
+        if number % 2:
+            label = list(acted)[rng.integers(len(acted))]
+            audio = acted[label][rng.integers(len(acted[label]))]
+        else:
+            label, audio = heard[rng.integers(len(heard))]
         first = int(rng.integers(max(1, len(audio) - samples + 1)))
         row = np.resize(audio[first : first + samples], samples).astype(np.float32)
         rows.append((row - row.mean()) / (row.std() + 1e-5))
@@ -146,7 +157,7 @@ def accuracy(model: torch.nn.Module, utterances: list[tuple[str, np.ndarray]]) -
 def main() -> None:
     """Train and write the directory."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--steps", type=int, default=2500)
+    arguments.add_argument("--steps", type=int, default=4000)
     arguments.add_argument("--threads", type=int, default=2)
     options = arguments.parse_args()
     folder = WORKSPACE / "emotion"
@@ -157,7 +168,11 @@ def main() -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     utterances, test = (read_utterances(folder / f"{part}.npz") for part in ("train", "test"))
-    heard = surroundings(utterances, rng)
+    people, people_test = (read_utterances(folder / f"people-{part}.npz") for part in ("train", "test"))
+    heard = surroundings(utterances, PASSES, rng)
+    acted: Acted = {}
+    for label, audio in surroundings(people, PASSES_OF_PEOPLE, rng):
+        acted.setdefault(label, []).append(audio)
     model = import_funasr("Emotion2vec")(vocab_size=len(LABELS), **CONFIG)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(utterances)} utterances", flush=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=1e-2)
@@ -166,7 +181,7 @@ def main() -> None:
     for step in tqdm(range(1, options.steps + 1), mininterval=10):
         for group in optimizer.param_groups:
             group["lr"] = PEAK_RATE * min(step / WARM_UP_STEPS, (options.steps - step + 1) / (options.steps - WARM_UP_STEPS))
-        audio, targets = batch_of(heard, rng)
+        audio, targets = batch_of(heard, acted, rng)
         loss = torch.nn.functional.cross_entropy(logits(model, audio), targets, label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
@@ -175,7 +190,8 @@ def main() -> None:
         losses.append(float(loss.detach()))
         if step % 250 == 0:
             minutes = (time.monotonic() - started) / 60
-            print(f"step {step} {minutes:.1f} min loss {np.mean(losses[-250:]):.3f} held out {accuracy(model, test[::7]):.3f}", flush=True)
+            held_out = f"styles {accuracy(model, test[::7]):.3f} people {accuracy(model, people_test):.3f}"
+            print(f"step {step} {minutes:.1f} min loss {np.mean(losses[-250:]):.3f} held out: {held_out}", flush=True)
     (folder / "tokens.txt").write_text("\n".join(LABELS.values()) + "\n", encoding="utf8")
     write_directory(folder, "emotion-recognition", CONFIG, model.state_dict(), {"tokenizer_conf": {"token_list": "tokens.txt"}})
 

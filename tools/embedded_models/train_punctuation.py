@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from features import WORKSPACE
 from funasr_directory import import_funasr, write_directory, write_tokens
+from shards import WORKSPACE
 from tqdm import tqdm
 
 MARKS = ["<unk>", "_", "，", "。", "？", "、"]  # FunASR's order; "_" is no mark

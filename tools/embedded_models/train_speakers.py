@@ -30,9 +30,9 @@ import soundfile
 import torch
 from augment import at_snr, spoil
 from fbank import SHIFT, WINDOW, mel_weights
-from features import WORKSPACE
 from funasr_directory import import_funasr, write_directory
 from scipy.signal import resample_poly
+from shards import WORKSPACE
 from torch.nn import functional
 
 TEST = ("student_0023", "student_0113", "student_0189", "student_0260", "student_0302", "student_0345", "emodb_15", "emodb_16")

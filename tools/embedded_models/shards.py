@@ -1,0 +1,45 @@
+"""Shards of speech: files of utterances that the steps hand to each other.
+
+A shard is an npz file with `audio` (int16, 16 kHz, all utterances one after the other) and `index` (JSON: of each utterance what is known
+of it, and `samples`, its number of samples).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+WORKSPACE = Path(__file__).resolve().parents[2] / ".cache" / "embedded_models"
+SAMPLE_RATE_HZ = 16_000
+_WINDOW, _SHIFT, _AROUND = 400, 160, 640
+
+
+def read_shard(path: Path) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+    """The index of a shard and its clips, int16."""
+    with np.load(path) as shard:
+        index, audio = json.loads(str(shard["index"])), shard["audio"]
+    return index, np.split(audio, np.cumsum([entry["samples"] for entry in index])[:-1])
+
+
+def write_shard(path: Path, entries: Sequence[dict[str, Any]], clips: Sequence[np.ndarray]) -> None:
+    """One shard, whole or not at all; clips are int16, or float of any scale, and then get a peak of 0.7 of full scale."""
+    written = [clip if clip.dtype == np.int16 else (clip / (np.abs(clip).max() + 1e-9) * 0.7 * 32767).astype(np.int16) for clip in clips]
+    index = [{**entry, "samples": len(clip)} for entry, clip in zip(entries, written, strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, audio=np.concatenate(written), index=json.dumps(index, ensure_ascii=False))
+    partial.rename(path)
+
+
+def trimmed(audio: np.ndarray) -> np.ndarray:
+    """From the first to the last 25 ms above a fiftieth of the loudest amplitude, and 40 ms around them."""
+    if len(audio) <= _WINDOW:
+        return audio
+    levels = np.lib.stride_tricks.sliding_window_view(audio, _WINDOW)[::_SHIFT].std(1)
+    loud = np.flatnonzero(levels > 0.02 * levels.max())
+    return audio[max(0, loud[0] * _SHIFT - _AROUND) : loud[-1] * _SHIFT + _WINDOW + _AROUND]
