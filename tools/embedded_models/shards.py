@@ -16,6 +16,7 @@ import numpy as np
 WORKSPACE = Path(__file__).resolve().parents[2] / ".cache" / "embedded_models"
 SAMPLE_RATE_HZ = 16_000
 _WINDOW, _SHIFT, _AROUND = 400, 160, 640
+_SLOWEST_SEC = 0.575  # a character
 
 
 def read_shard(path: Path) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
@@ -43,3 +44,9 @@ def trimmed(audio: np.ndarray) -> np.ndarray:
     levels = np.lib.stride_tricks.sliding_window_view(audio, _WINDOW)[::_SHIFT].std(1)
     loud = np.flatnonzero(levels > 0.02 * levels.max())
     return audio[max(0, loud[0] * _SHIFT - _AROUND) : loud[-1] * _SHIFT + _WINDOW + _AROUND]
+
+
+def says_more(text: str, clip: np.ndarray) -> bool:
+    """Whether a recorded sentence says more than its label: the labels of AISHELL-1 here have lost all words in Latin letters."""
+    seconds_a_character = len(clip) / SAMPLE_RATE_HZ / len(text)
+    return text == "打开" or (len(text) >= 4 and seconds_a_character > _SLOWEST_SEC)
