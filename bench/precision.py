@@ -51,7 +51,7 @@ from evaluate import (  # noqa: E402
     right_tokens,
     test_utterances,
 )
-from features import WORKSPACE  # noqa: E402
+from shards import WORKSPACE  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from voice.audio import SAMPLES_PER_MS  # noqa: E402

@@ -18,7 +18,8 @@ import soundfile
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPOSITORY / "tools" / "embedded_models"))
-from synthesize import SAMPLE_RATE_HZ, EspeakSynthesizer, KokoroSynthesizer, prepare_kokoro  # noqa: E402
+from shards import SAMPLE_RATE_HZ  # noqa: E402
+from synthesize import EspeakSynthesizer, KokoroSynthesizer, prepare_kokoro  # noqa: E402
 
 TARGET = REPOSITORY / ".cache" / "wake"
 COMMANDS = (

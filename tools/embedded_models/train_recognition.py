@@ -208,6 +208,7 @@ class Collator:
     def __init__(self, tokens: list[str], mean: np.ndarray, scale: np.ndarray) -> None:
         self._id = {token: index for index, token in enumerate(tokens)}
         self._unknown = len(tokens) - 1
+        self._readings = readings(tuple(tokens))
         self._syllable = {syllable: number for number, syllable in enumerate(syllables(tokens), 1)}
         self._mean, self._scale = mean.astype(np.float32), scale.astype(np.float32)
 
@@ -223,26 +224,30 @@ class Collator:
             speech[row, : item.steps] = (item.features() - self._mean) * self._scale
             speech[row, item.steps : frames[row]] = speech[row, item.steps - 1]  # the longest one's last silence goes on
             text[row, : labels[row]] = [self._id.get(character, self._unknown) for character in item.text]
-            sounds[row, : labels[row]] = [self._syllable.get(sound, 0) for sound in sounds_of(item.text)]
+            sounds[row, : labels[row]] = [self._syllable[sound] for sound in sounds_of(item.text, self._readings)]
         tensors = (torch.from_numpy(speech), torch.tensor(frames), torch.from_numpy(text), torch.tensor(labels), torch.from_numpy(sounds))
         return tuple(tensor.to(device) for tensor in tensors)
 
 
-@functools.lru_cache(maxsize=1_000_000)
-def sounds_of(text: str) -> tuple[str, ...]:
-    """The syllable of each character, in pinyin with its tone; the character itself where it has none."""
-    return tuple(lazy_pinyin(list(text) if len(text) == 1 else text, style=Style.TONE3, neutral_tone_with_five=True, errors=list))
-
-
 @functools.cache
-def _syllables(tokens: tuple[str, ...]) -> list[str]:
-    readings = pinyin([token for token in tokens if len(token) == 1], style=Style.TONE3, heteronym=True, neutral_tone_with_five=True)
-    return sorted({reading for each in readings for reading in each})
+def readings(tokens: tuple[str, ...]) -> dict[str, list[str]]:
+    """Every character -> the syllables that it may be read as, in pinyin with their tones, the most frequent one first."""
+    characters = [token for token in tokens if len(token) == 1]
+    return dict(zip(characters, pinyin(characters, style=Style.TONE3, heteronym=True, neutral_tone_with_five=True), strict=True))
 
 
 def syllables(tokens: list[str]) -> list[str]:
     """Every syllable that a character may be read as."""
-    return _syllables(tuple(tokens))
+    return sorted({reading for each in readings(tuple(tokens)).values() for reading in each})
+
+
+def sounds_of(text: str, known: dict[str, list[str]]) -> list[str]:
+    """The syllable of each character as its word has it, or its most frequent one where `known` has not that one.
+
+    The blank of CTC must not stand in for a syllable: it is no target.
+    """
+    spoken = lazy_pinyin(text, style=Style.TONE3, neutral_tone_with_five=True)
+    return [sound if sound in known[character] else known[character][0] for character, sound in zip(text, spoken, strict=True)]
 
 
 def build_model(tokens: list[str]) -> torch.nn.Module:

@@ -32,7 +32,7 @@ from augment import at_snr, spoil
 from fbank import SHIFT, WINDOW, mel_weights
 from funasr_directory import import_funasr, write_directory
 from scipy.signal import resample_poly
-from shards import WORKSPACE
+from shards import WORKSPACE, trimmed
 from torch.nn import functional
 
 TEST = ("student_0023", "student_0113", "student_0189", "student_0260", "student_0302", "student_0345", "emodb_15", "emodb_16")
@@ -55,7 +55,7 @@ def read_speakers(speech: Path, names: tuple[str, ...] = ()) -> dict[str, list[n
     with (speech / "index.tsv").open(encoding="utf8") as index:
         for row in csv.DictReader(index, delimiter="\t"):
             if row["set"] in SETS and (not names or row["speaker"] in names):
-                speakers[row["speaker"]].append(trimmed(read_clip(speech / row["file"])))
+                speakers[row["speaker"]].append(trimmed(read_clip(speech / row["file"]), share=0.05, around=800))
     return dict(speakers)
 
 
@@ -65,15 +65,6 @@ def read_clip(path: Path) -> np.ndarray:
     if rate != 16_000 or audio.ndim != 1:
         raise SystemExit(f"{path} is not 16 kHz mono")
     return audio * 32768
-
-
-def trimmed(audio: np.ndarray) -> np.ndarray:
-    """The clip from its first to its last 25 ms above a twentieth of the loudest, and 50 ms around them."""
-    starts = np.arange(0, max(1, len(audio) - WINDOW + 1), SHIFT)
-    energy = np.concatenate([[0.0], np.cumsum(audio.astype(np.float64) ** 2)])
-    levels = energy[np.minimum(starts + WINDOW, len(audio))] - energy[starts]
-    loud = starts[levels > 0.05**2 * levels.max()] if levels.max() > 0 else starts
-    return audio[max(0, loud[0] - 800) : loud[-1] + WINDOW + 800]
 
 
 def fbank_of(audio: torch.Tensor) -> torch.Tensor:
