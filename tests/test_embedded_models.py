@@ -234,7 +234,7 @@ def test_every_character_has_a_syllable_as_target_and_none_is_the_blank(tool) ->
 
 def test_without_recorded_noises_features_are_not_made(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tool("features"), "WORKSPACE", tmp_path)
-    with pytest.raises(SystemExit, match="train.npz is missing: run people.py first"):
+    with pytest.raises(SystemExit, match=r"train\.npz is missing: run people\.py first"):
         tool("features").recorded_noises("train")
 
 
