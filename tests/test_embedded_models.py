@@ -193,6 +193,9 @@ def test_a_shard_is_read_as_it_was_written(tool, tmp_path: Path) -> None:
 def test_silence_around_a_clip_is_cut_off(tool) -> None:
     audio = np.concatenate([np.zeros(8_000), np.sin(np.arange(4_000)), np.zeros(8_000)])
     kept = tool("shards").trimmed(audio)
+    faint = np.concatenate([np.zeros(8_000), 0.05 * np.sin(np.arange(4_000)), audio[8_000:]])
+    assert len(tool("shards").trimmed(faint)) >= len(kept) + 3_500, "the beginning of a word may be faint"
+    assert len(tool("shards").trimmed(faint, share=0.2)) == pytest.approx(len(kept), abs=400)
     assert 4_000 + 2 * 640 <= len(kept) <= 4_000 + 2 * (640 + 400)
     assert np.array_equal(tool("shards").trimmed(audio[:300]), audio[:300])
 
@@ -226,8 +229,9 @@ def test_every_character_has_a_syllable_as_target_and_none_is_the_blank(tool) ->
     assert training.sounds_of("这个", known) == ["zhe4", known["个"][0]]
     assert training.sounds_of("银行", known) == ["yin2", "hang2"]
     collate = training.Collator(tokens, np.zeros(560), np.ones(560))
-    sounds = collate([training.Item(np.zeros((60, 80), np.float32), 0, 60, "这个银行")], "cpu")[4]
-    assert sounds.shape == (1, 4)
+    sounds = collate([training.Item(np.zeros((60, 80), np.float32), 0, 60, "这个银行长")], "cpu")[4]
+    assert sounds.shape == (1, 5)
+    assert training.syllables(tokens)[0] == training.sounds_of("长", known)[0], "the first syllable, whose id is next to the blank's"
     assert sounds.min() >= 1
     assert sounds.max() <= len(training.syllables(tokens))
 
