@@ -110,7 +110,7 @@ def main() -> None:
     sets = [name for name in itertools.product(VOICES, SYNTHESIZERS) if shards(name)]
     if not sets:
         sys.exit(
-            f"there is no speech in {WORKSPACE / 'speech' / 'test'}: run the steps corpus.py and synthesize.py of make embedded-models"
+            f"there is no speech in {WORKSPACE / 'speech' / 'test'}: run the steps corpus.py and synthesize.py of make embedded-models SPEECH=DIR"
         )
     model = load_model(options.model_dir, "ParaformerStreaming", "cpu")
     found: dict[SetName, dict[int | None, list[Sample]]] = {}
