@@ -12,6 +12,8 @@ import pytest
 from harness import ENTRIES, EXAMPLES, REPOSITORY, environment, example, final_texts, in_time, of_type, start_service
 from virtual_microphone import NEEDS_PULSEAUDIO, VirtualMicrophone
 
+from voice.models import embedded
+
 pytestmark = [pytest.mark.slow, NEEDS_PULSEAUDIO]
 
 
@@ -58,6 +60,8 @@ def test_nothing_overflows_while_models_load_and_the_first_words_are_recognised(
     assert code == 0
     assert texts == list(example("two_utterances")[1])
     assert of_type(events, "status_event")[-1]["totals"]["lost_ms"] == 0
+    assert embedded.EXPECTATION.encode() in log, "whoever speaks to the embedded model is told what to expect"
+    assert embedded.REMEDY.encode() in log
     assert of_type(events, "error_event") == []
     assert b"microphone_opened" not in log
 

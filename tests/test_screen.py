@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from voice.commands.screen import Screen
+from voice.models import embedded
 
 SPAN = {"start_ms": 0, "end_ms": 900, "tokens": []}
 
@@ -63,6 +64,14 @@ def test_the_states_are_said_in_words_with_the_device() -> None:
     assert screen.line(80).plain.endswith(" muted · Jabra Speak 510")
     screen.accept(status("audio_lost"))
     assert "gone" in screen.line(80).plain
+
+
+@pytest.mark.parametrize(("live", "model", "shown"), [(True, "embedded", 1), (True, "paraformer-zh-streaming", 0), (False, "embedded", 0)])
+def test_who_speaks_to_the_embedded_model_reads_what_to_expect(live: bool, model: str, shown: int) -> None:
+    screen = Screen(live=live)
+    states = (status("loading"), status("ready", model=model), status("listening", device="Mic"))
+    lines = [line for state in states for line in screen.accept(state)]
+    assert [line.plain for line in lines] == [f"{embedded.EXPECTATION}; {embedded.REMEDY}"] * shown
 
 
 def test_a_long_name_leaves_room_for_the_state() -> None:
@@ -222,6 +231,7 @@ def test_a_terminal_sees_the_text_grow_then_the_final(tmp_path: Path) -> None:
     assert "今天北京的天气怎么样？" in shown
     assert shown.index("今天北京") < shown.index("今天北京的天气怎么样？")
     assert "listening" in shown
+    assert embedded.EXPECTATION not in shown, "nobody speaks to it"
     assert "\x1b[2K" in shown, "the line is rewritten"
 
 

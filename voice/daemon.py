@@ -20,6 +20,7 @@ from voice.inputs import STDIN_FILENO, open_recorder, open_source
 from voice.level import LevelMonitor
 from voice.listening import Listening
 from voice.losses import LossLedger
+from voice.models import embedded
 from voice.models.torch_setup import limit_spinning
 from voice.models.weights import load_models, locate_models
 from voice.output.event_queue import EventQueue
@@ -79,6 +80,8 @@ class Daemon:
                 keep = recorder.keep if recorder else None
                 built = build_pipeline(settings, self._mode, models, ledger=ledger, hotwords=hotwords, keep=keep)
             self._pipeline = built.pipeline
+            if models.name == embedded.NAME and settings.audio.input == "mic":
+                log.warning("embedded_model", expect=embedded.EXPECTATION, remedy=embedded.REMEDY)
             for problem in built.problems:
                 log.error("model_problem", error=describe(problem))
                 self._write(built.pipeline.report_error(problem.error_code, describe(problem), recoverable=True))

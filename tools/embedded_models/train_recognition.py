@@ -1,4 +1,4 @@
-"""The recognition model: `python train_recognition.py [--processes 2] [--steps 20500] [--device cpu]`.
+"""The recognition model: `python train_recognition.py [--processes 2] [--steps 15000] [--device cpu]`.
 
 A small ParaformerStreaming, trained from nothing with FunASR's own forward. What is added to it:
 
@@ -118,7 +118,7 @@ SPEC_AUGMENT = {
 }
 CTC_WEIGHT = 0.3
 PEAK_RATE, WARM_UP_STEPS, DECAY_SHARE, WEIGHT_DECAY = 1.4e-3, 1000, 0.25, 1e-2
-WHOLE_SHARE, WHOLE_EVERY = 0.7, 4
+WHOLE_SHARE, WHOLE_EVERY = 0.8, 4
 FRAMES_PER_STEP = 1920  # of 60 ms, padding included, all processes together
 SHAPE_STEPS = 8
 MILD_STEPS = 1500
@@ -428,7 +428,7 @@ def main() -> None:
     """Train, from where an earlier run stopped."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--processes", type=int, default=os.cpu_count(), help="processes on the CPU (default: one a CPU); 1 on a GPU")
-    arguments.add_argument("--steps", type=int, default=20_500)
+    arguments.add_argument("--steps", type=int, default=15_000)
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--resume", help="a state to go on from (default: the latest)")
     options = arguments.parse_args()

@@ -41,10 +41,11 @@ def main(flags: argparse.Namespace) -> int:
         place = arguments.index("--mode")
         del arguments[place : place + 2]
     arguments = [each for each in arguments if not each.startswith("--mode=")]
+    live = not any(each.partition("=")[0] == "--input" for each in arguments)
     on_log = (lambda line: log.print(Text(line, style="dim"))) if flags.verbose else lambda _: None
     with VoiceService(*arguments, mode=flags.mode, on_log=on_log) as service:
         try:
-            _show(console, (event.raw for event in service))
+            _show(console, (event.raw for event in service), live=live)
         except ServiceFailed as failure:
             console.print(Text(str(failure), style="red"), soft_wrap=True)
             return failure.exit_code
@@ -83,16 +84,16 @@ def _piped() -> Iterator[Event]:
             yield check_event(json.loads(line))
 
 
-def _show(console: Console, events: Iterable[Event]) -> None:
-    screen = Screen()
+def _show(console: Console, events: Iterable[Event], *, live: bool = False) -> None:
+    screen = Screen(live=live)
     if not console.is_terminal:
         for event in events:
             for line in screen.accept(event):
                 console.print(line, soft_wrap=True)
         return
-    with Live(screen.line(console.width), console=console, auto_refresh=False, transient=True) as live:
+    with Live(screen.line(console.width), console=console, auto_refresh=False, transient=True) as shown:
         for event in events:
             lines = screen.accept(event)
-            live.update(screen.line(console.width), refresh=not lines)
+            shown.update(screen.line(console.width), refresh=not lines)
             for line in lines:  # printing shows the line below anew
-                live.console.print(line)
+                shown.console.print(line)

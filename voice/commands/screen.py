@@ -9,6 +9,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from voice.commands.formats import Event, local_time, speaker_of
+from voice.models import embedded
 
 _METER = 10
 _QUIETEST_DBFS = -60.0
@@ -29,9 +30,10 @@ _ELLIPSIS = "…"
 
 
 class Screen:
-    """What was heard last."""
+    """What was heard last. ``live``: a person speaks to it now, so that what to expect of the model is worth a line."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, live: bool = False) -> None:
+        self._live = live
         self._state = "starting"
         self._device = ""
         self._level: float | None = None
@@ -49,6 +51,8 @@ class Screen:
         elif kind == "core.status_event":
             self._state = event["state"]
             self._device = event.get("device") or self._device
+            if self._live and event.get("model") == embedded.NAME:
+                return [Text(f"{embedded.EXPECTATION}; {embedded.REMEDY}", style="yellow")]
         elif kind == "core.level_event":
             level = event.get("level")
             self._level = level["peak_dbfs"] if level else None

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from voice.config import Settings
 from voice.errors import ModelLoadFailed
+from voice.models import embedded
 from voice.models.converted import OnnxModel, convert, discard, find_conversion, load_converted
 from voice.models.directory import describe_model
 from voice.models.funasr_model import FunasrModel
@@ -176,7 +177,7 @@ def load_models(places: ModelPlaces, settings: Settings) -> Models:
     on_torch_now = [model for model in (recognition, vad, punctuation, emotion, speaker, second_pass) if isinstance(model, FunasrModel)]
     if on_torch_now:
         set_num_threads(num_threads or _fitting_num_threads(on_torch_now))
-    name = settings.server or str(settings.model_dir or ("embedded" if settings.embedded else settings.model.name))
+    name = settings.server or str(settings.model_dir or (embedded.NAME if settings.embedded else settings.model.name))
     return Models(recognition, vad, second_pass, punctuation, emotion, name, tuple(problems), speaker)
 
 

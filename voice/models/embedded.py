@@ -1,0 +1,11 @@
+"""What to expect of the embedded recognition model when a person speaks, for those who start the service with it.
+
+No state. The figure is the one of its model card.
+"""
+
+from __future__ import annotations
+
+NAME = "embedded"
+"""What the status event ``ready`` calls it."""
+EXPECTATION = "the embedded model is for trials: of what people say it gets about 8 of 10 characters wrong"
+REMEDY = "start without --embedded: FunASR's models hear people; about 2.3 GB, downloaded once (voice-asr models pull does it beforehand)"
