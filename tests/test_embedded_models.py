@@ -238,6 +238,41 @@ def test_every_character_has_a_syllable_as_target_and_none_is_the_blank(tool) ->
     assert sounds.max() <= len(training.syllables(tokens))
 
 
+def test_sentences_that_nobody_spoke_are_put_together_of_encodings_that_were(tool) -> None:
+    language = tool("language")
+    bank = language.SyllableBank()
+    encoded = torch.arange(14.0)[:, None].repeat(1, 4)  # frame n is n
+    alphas = torch.tensor([0, 0, 0.5, 0.5, 0, 0.7, 0.3, 0, 0, 0, 0, 0, 0, 1.0])
+    bank.keep(encoded, alphas, torch.tensor([[10.0], [20.0], [30.0]]), [7, 5])
+    first, second, end = bank.say([7, 5], random.Random(0))
+    assert [each.embedding.item() for each in (first, second, end)] == [10, 20, 30]
+    assert first.frames[:, 0].tolist() == [0, 1, 2, 3], "all that came before the first token fired"
+    assert second.frames[:, 0].tolist() == [4, 5, 6]
+    assert end.frames[:, 0].tolist() == [7, 8, 9, 10, 11, 12, 13]
+    assert bank.say([7, 6], random.Random(0)) is None, "6 was never heard"
+    batch = language.splice([([101, 102, 2], [first, second, end]), ([102, 2], [second, end])])
+    assert batch.memory[1, :, 0].tolist() == [4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 0, 0, 0, 0]
+    assert batch.memory_lengths.tolist() == [14, 10]
+    assert batch.tokens.tolist() == [[101, 102, 2], [102, 2, -1]]
+    assert batch.fired_at.tolist() == [[3, 6, 13], [2, 9, 0]]
+
+
+def test_a_token_that_nobody_spoke_sees_its_own_chunk_and_what_the_cache_holds(tool) -> None:
+    language = tool("language")
+    fired_at = torch.tensor([[2, 13, 25]])
+    batch = language.SplicedBatch(torch.zeros(1, 40, 4), torch.tensor([40]), torch.zeros(1, 3, 4), fired_at, fired_at, torch.tensor([3]))
+
+    class Never:
+        """The chunks begin with the first frame."""
+
+        def randrange(self, _: int) -> int:
+            return 0
+
+    mask = language.chunk_mask(batch, 15, 10, Never())
+    seen = [row.nonzero()[:, 0] for row in mask[0]]
+    assert [(int(each.min()), int(each.max())) for each in seen] == [(0, 14), (5, 24), (15, 34)]
+
+
 def test_without_recorded_noises_features_are_not_made(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tool("features"), "WORKSPACE", tmp_path)
     with pytest.raises(SystemExit, match=r"train\.npz is missing: run people\.py first"):

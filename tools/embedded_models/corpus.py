@@ -207,7 +207,9 @@ def main() -> None:
     labels = "".join(row[3] for row in rows if row[1] in ("aishell", "words", "students"))
     (WORKSPACE / "characters.json").write_text(json.dumps(choose_characters(labels), ensure_ascii=False), encoding="utf8")
     rng = random.Random(0)
-    for source, lines in (("reviews", review_lines()), ("news", news_lines()), ("commands", [command(rng) for _ in range(20_000)])):
+    commands = [command(rng) for _ in range(20_000)]
+    sources = {"reviews": review_lines(), "news": news_lines(), "commands": commands, "learners": learner_lines()}
+    for source, lines in sources.items():
         usable = sorted({text for text in map(punctuated, lines) if text})
         rng.shuffle(usable)
         for part, held_out in (("train", False), ("test", True)):

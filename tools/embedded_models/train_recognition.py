@@ -8,6 +8,7 @@ A small ParaformerStreaming, trained from nothing with FunASR's own forward. Wha
 - two thirds of the steps hear whole utterances, which costs half of what chunks do (FunASR lays each chunk out with its context, twice
   the frames); the last third trains the chunks, laid out as streaming inference does (chunk_layout.py), and every fourth step of it
   whole utterances still: the sliced mode decodes its windows so;
+- beside the speech of each step the decoder learns from sentences that nobody spoke (language.py);
 - the learning rate rises, stays, and falls over the last quarter of the steps; what ships is the exponential average of the weights.
 
 The first steps hear only the mild pass of the features, the others all of them. One process a CPU, each with its share of the batch,
@@ -32,6 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import language
 import numpy as np
 import torch
 import torch.distributed
@@ -117,6 +119,8 @@ SPEC_AUGMENT = {
     "num_time_mask": 1,
 }
 CTC_WEIGHT = 0.3
+TEXT_WEIGHT, TEXT_SENTENCES, TEXT_FROM = 0.5, 20, 4000  # of a process, from that step on: before, no encoding is worth keeping
+HEARD_FOR_TEXT = 5  # utterances of each step whose encodings are kept
 PEAK_RATE, WARM_UP_STEPS, DECAY_SHARE, WEIGHT_DECAY = 1.4e-3, 1000, 0.25, 1e-2
 WHOLE_SHARE, WHOLE_EVERY = 0.8, 4
 FRAMES_PER_STEP = 1920  # of 60 ms, padding included, all processes together
@@ -212,6 +216,14 @@ class Collator:
         self._syllable = {syllable: number for number, syllable in enumerate(syllables(tokens), 1)}
         self._mean, self._scale = mean.astype(np.float32), scale.astype(np.float32)
 
+    def tokens_of(self, text: str) -> list[int]:
+        """Token ids."""
+        return [self._id.get(character, self._unknown) for character in text]
+
+    def syllables_of(self, text: str) -> list[int]:
+        """Ids of the syllables, of which the first is 1."""
+        return [self._syllable[sound] for sound in sounds_of(text, self._readings)]
+
     def __call__(self, items: list[Item], device: str) -> tuple[torch.Tensor, ...]:
         """The five tensors."""
         items = sorted(items, key=lambda item: -item.steps)
@@ -223,8 +235,8 @@ class Collator:
         for row, item in enumerate(items):
             speech[row, : item.steps] = (item.features() - self._mean) * self._scale
             speech[row, item.steps : frames[row]] = speech[row, item.steps - 1]  # the longest one's last silence goes on
-            text[row, : labels[row]] = [self._id.get(character, self._unknown) for character in item.text]
-            sounds[row, : labels[row]] = [self._syllable[sound] for sound in sounds_of(item.text, self._readings)]
+            text[row, : labels[row]] = self.tokens_of(item.text)
+            sounds[row, : labels[row]] = self.syllables_of(item.text)
         tensors = (torch.from_numpy(speech), torch.tensor(frames), torch.from_numpy(text), torch.tensor(labels), torch.from_numpy(sounds))
         return tuple(tensor.to(device) for tensor in tensors)
 
@@ -326,13 +338,16 @@ class Training:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=PEAK_RATE, betas=(0.9, 0.98), weight_decay=WEIGHT_DECAY, fused=True)
         self.average = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
         self.step = 0
+        self.bank = language.SyllableBank()
+        self.model.predictor.register_forward_hook(self._hear)
         path = Path(options.resume) if options.resume else self.folder / "state.pt"
         if path.exists():
             self._restore(torch.load(path, map_location=options.device))
         torch.manual_seed(1000 * self.step + rank)  # masks and samples differ between the processes
 
     def learn(self, items: list[Item]) -> list[float]:
-        """One step on this process' share of a batch; loss, token accuracy, error of the token count, CTC loss."""
+        """One step on this process' share of a batch; loss, token accuracy, error of the token count, CTC loss, accuracy on text."""
+        text_accuracy = 0.0
         self.model.train()
         self.model.use_chunks(chunked(self.step, self.options.steps))
         for group in self.optimizer.param_groups:
@@ -340,6 +355,10 @@ class Training:
         with torch.autocast(self.options.device.split(":")[0], dtype=torch.bfloat16):
             *inputs, self.model.sounds = self.collate(items, self.options.device)
             loss, stats, _ = self.model(*inputs)
+            if self.step >= TEXT_FROM:
+                self._keep_encodings(inputs[1], inputs[3])
+                text_loss, text_accuracy = self._learn_language()
+                loss = loss + TEXT_WEIGHT * text_loss
         self.optimizer.zero_grad()
         loss.backward()
         if self.options.processes > 1:
@@ -350,7 +369,33 @@ class Training:
         if self.rank == 0:
             for name, tensor in self.model.state_dict().items():
                 self.average[name].lerp_(tensor, 1 - AVERAGE_DECAY) if tensor.is_floating_point() else self.average[name].copy_(tensor)
-        return [float(stats[key]) for key in ("loss", "acc", "loss_pre", "loss_ctc")]
+        return [*(float(stats[key]) for key in ("loss", "acc", "loss_pre", "loss_ctc")), text_accuracy]
+
+    def _hear(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...], outputs: tuple[torch.Tensor, ...]) -> None:
+        self.heard = (inputs[0].detach(), outputs[2].detach(), outputs[0].detach())
+
+    def _keep_encodings(self, lengths: torch.Tensor, counts: torch.Tensor) -> None:
+        """For sentences that nobody spoke. Laid out in chunks, frames stand there more than once: then nothing is kept."""
+        if chunked(self.step, self.options.steps):
+            return
+        for row in random.Random(self.step).sample(range(len(lengths)), min(HEARD_FOR_TEXT, len(lengths))):
+            encoded, alphas, embeddings = (each[row].cpu() for each in self.heard)
+            sounds = self.model.sounds[row, : counts[row]].tolist()
+            self.bank.keep(encoded[: lengths[row]], alphas[: lengths[row]], embeddings, sounds)
+
+    def _learn_language(self) -> tuple[torch.Tensor | float, float]:
+        """Loss and accuracy of the decoder on TEXT_SENTENCES sentences; nothing while most syllables were not heard yet."""
+        rng = random.Random(f"{self.step} {self.rank}")
+        texts = [language.sentence(rng) for _ in range(TEXT_SENTENCES)]
+        said = [(text, self.bank.say(self.collate.syllables_of(text), rng)) for text in texts]
+        sentences = [([*self.collate.tokens_of(text), self.model.eos], spoken) for text, spoken in said if spoken]
+        if len(sentences) < TEXT_SENTENCES / 2:
+            return 0.0, 0.0
+        batch = language.splice(sentences).to(self.options.device)
+        mask = None
+        if chunked(self.step, self.options.steps):
+            mask = language.chunk_mask(batch, self.model.layout.chunk_size_cur, self.model.layout.stride_cur, rng)
+        return language.decoder_loss(self.model, batch, mask)
 
     def save(self) -> None:
         """The state, whole or not at all, and the model directory with the averaged weights."""
@@ -390,7 +435,9 @@ def train(rank: int, options: argparse.Namespace, tokens: list[str]) -> None:
         if rank == 0 and training.step % 100 == 0:
             minutes = (time.monotonic() - started) / 60
             left = minutes / (training.step - first) * (options.steps - training.step)
-            figures = "loss {:.3f} accuracy {:.3f} count error {:.3f} ctc {:.2f}".format(*np.mean(history[-100:], axis=0))
+            figures = "loss {:.3f} accuracy {:.3f} count error {:.3f} ctc {:.2f} text accuracy {:.3f}".format(
+                *np.mean(history[-100:], axis=0)
+            )
             print(f"step {training.step} of {options.steps}, {minutes:.1f} min, {left:.0f} left: {figures}", flush=True)
         if rank == 0 and (training.step % SAVE_EVERY == 0 or training.step == options.steps):
             training.save()
