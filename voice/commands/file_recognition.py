@@ -39,6 +39,8 @@ class Recognized:
     audio_sec: float
     problem: str | None
     """Why it could not be read, not to its end, or why a server did not recognise all of it; then the events are those of the rest."""
+    server_gone: bool = False
+    """A server that was waited for in vain recognised nothing of it: the next recording would wait as long."""
 
 
 class FileRecognizer:
@@ -83,7 +85,8 @@ class FileRecognizer:
         finally:
             source.close()
         is_whole = code == EXIT_OK and (settings.server is None or not built.pipeline.totals.lost_ms)
-        return Recognized(lines.events, source.position_sec, None if is_whole else lines.last_problem)
+        failure = None if is_whole else lines.last_problem
+        return Recognized(lines.events, source.position_sec, failure, server_gone=failure is not None and lines.server_gone)
 
     @staticmethod
     def _report(lines: _Lines, report: Callable[..., list[AnyEvent]], code: ErrorCode, message: str) -> None:
@@ -104,6 +107,12 @@ class _Lines:
 
     def check_reader(self) -> None:
         """Nobody reads, nobody leaves."""
+
+    @property
+    def server_gone(self) -> bool:
+        """Whether the server gave nothing at all."""
+        kinds = {event["type"] for event in self.events}
+        return "voice.asr_text.final" not in kinds and any(event.get("error_code") == "engine_unavailable" for event in self.events)
 
     @property
     def last_problem(self) -> str:

@@ -37,6 +37,7 @@ from voice.process.logs import configure_logs
 
 EXIT_SOME_FAILED = 1
 EXIT_INTERRUPTED = 130
+_NOT_TRIED = Recognized([], 0.0, "not tried: the server was away")
 _POLL_SEC = 0.2
 _OUR_FLAGS = ("paths", "formats", "output", "force", "emotion_labels", "recursive", "jobs", "speed")
 
@@ -160,10 +161,12 @@ class _Run:
                 yield todo[index], result
 
     def _alone(self, todo: Sequence[tuple[Input, Any]], show: Callable[[_Position], None]) -> Iterator[tuple[int, Recognized]]:
-        recognizer = FileRecognizer(self._settings, self._flags.mode)
+        recognizer, gone = FileRecognizer(self._settings, self._flags.mode), False
         for index, (each, _) in enumerate(todo):
             on_progress = functools.partial(_show_position, show, index)
-            yield index, _outcome(functools.partial(recognizer.recognize, each.path, on_progress))
+            result = _NOT_TRIED if gone else _outcome(functools.partial(recognizer.recognize, each.path, on_progress))
+            gone = gone or result.server_gone
+            yield index, result
 
     def _side_by_side(
         self, todo: Sequence[tuple[Input, Any]], lengths: Sequence[float], jobs: int, show: Callable[[_Position], None]
@@ -180,7 +183,10 @@ class _Run:
                 while not progress.empty():
                     show(progress.get())
                 for future in done:
-                    yield futures.pop(future), _outcome(future.result)
+                    result = _NOT_TRIED if future.cancelled() else _outcome(future.result)
+                    for other in futures if result.server_gone else ():
+                        other.cancel()
+                    yield futures.pop(future), result
         except ModelLoadFailed:
             pool.shutdown(cancel_futures=True)  # what the other workers log stands before the error, not behind it
             raise
