@@ -313,6 +313,11 @@ ODD: dict[str, Callable[[Path], object]] = {
     "loop": lambda path: path.symlink_to(path),
     "link to nowhere": lambda path: path.symlink_to("nowhere"),
 }
+NUM_TOKENS = len(json.loads((EMBEDDED / "asr" / "tokens.json").read_text(encoding="utf-8")))
+OTHER_NUMBER = f"tokens, but model.pt was trained with {NUM_TOKENS}"
+NUM_BLOCKS = yaml.safe_load((EMBEDDED / "asr" / "config.yaml").read_text(encoding="utf-8"))["encoder_conf"]["num_blocks"]
+WEIGHTS = tuple(torch.load(EMBEDDED / "asr" / "model.pt", mmap=True, weights_only=True))
+NUM_WEIGHTS, BLOCK_WEIGHTS = len(WEIGHTS), sum(name.startswith("encoder.encoders.0.") for name in WEIGHTS)
 FILES = ("config.yaml", "configuration.json", "SHA256SUMS", "model.pt", "tokens.json", "am.mvn")
 
 
@@ -454,8 +459,14 @@ MODULES: Cases = {
     "kernel_size -1": (config("decoder_conf.kernel_size", -1), NOT_BUILT),
     "num_blocks 0": (config("encoder_conf.num_blocks", 0), f"{NOT_BUILT} (ValueError: it lacks the layer encoder.encoders.0,"),
     "num_blocks -1": (config("encoder_conf.num_blocks", -1), f"{NOT_BUILT} (ValueError: it lacks the layer encoder.encoders.0,"),
-    "num_blocks smaller": (config("encoder_conf.num_blocks", 7), f"{NOT_BUILT} (ValueError: it lacks the layer encoder.encoders.6,"),
-    "num_blocks larger": (config("encoder_conf.num_blocks", 9), "model.pt lacks 13 of 189 weights, first encoder.encoders.7."),
+    "num_blocks smaller": (
+        config("encoder_conf.num_blocks", NUM_BLOCKS - 1),
+        f"{NOT_BUILT} (ValueError: it lacks the layer encoder.encoders.{NUM_BLOCKS - 2},",
+    ),
+    "num_blocks larger": (
+        config("encoder_conf.num_blocks", NUM_BLOCKS + 1),
+        f"model.pt lacks {BLOCK_WEIGHTS} of {NUM_WEIGHTS + BLOCK_WEIGHTS} weights, first encoder.encoders.{NUM_BLOCKS - 1}.",
+    ),
     "num_blocks null": (config("decoder_conf.num_blocks", None), NOT_BUILT),
     "input_layer unknown": (config("encoder_conf.input_layer", "x"), NOT_BUILT),
     "dropout_rate 2": (config("encoder_conf.dropout_rate", 2), NOT_BUILT),
@@ -554,13 +565,13 @@ WEIGHTS: Cases = {
     "expanded": (weight(ENCODER, lambda tensor: tensor[:1].clone().expand(tensor.shape)), f"model.pt is damaged: {ENCODER} has fewer"),
     "expanded far": (weight(ENCODER, lambda tensor: tensor[:1, :1].clone().expand(10**6, 10**6)), f"{UNFIT}{ENCODER} has shape (1000000,"),
     "overlapping": (
-        weight(ENCODER, lambda tensor: tensor.flatten()[: 640 * 100].clone().as_strided(tensor.shape, (99, 1))),
+        weight(ENCODER, lambda tensor: tensor.flatten()[: len(tensor) * 100].clone().as_strided(tensor.shape, (99, 1))),
         f"model.pt is damaged: {ENCODER} has fewer stored values than its shape",
     ),
     "beyond its storage": (beyond_storage, DAMAGED),
     "scalar": (
         weight("decoder.output_layer.weight", lambda tensor: tensor.sum()),
-        "tokens.json has 804 tokens, but model.pt was trained with 0",
+        f"tokens.json has {NUM_TOKENS} tokens, but model.pt was trained with 0",
     ),
     "transposed": (weight(ENCODER, lambda tensor: tensor.T.contiguous()), f"{UNFIT}{ENCODER} has shape"),
 }
@@ -596,8 +607,8 @@ TEXTS: Cases = {
     "tokens null": (vocabulary(lambda known: [*known[:-1], None]), NO_LIST),
     "tokens numbers": (vocabulary(lambda known: [*range(len(known))]), NO_LIST),
     "tokens lists": (write("tokens.json", f"[{'[],' * 2_000_000}[]]"), NO_LIST),
-    "tokens fewer": (vocabulary(lambda known: known[1:]), "tokens.json has 803 tokens, but model.pt was trained with 804"),
-    "tokens more": (vocabulary(lambda known: [*known, "more"]), "tokens.json has 805 tokens, but model.pt was trained with 804"),
+    "tokens fewer": (vocabulary(lambda known: known[1:]), f"tokens.json has {NUM_TOKENS - 1} {OTHER_NUMBER}"),
+    "tokens more": (vocabulary(lambda known: [*known, "more"]), f"tokens.json has {NUM_TOKENS + 1} {OTHER_NUMBER}"),
     "tokens far more": (
         vocabulary(lambda known: [*known, *map(str, range(10**6, 2 * 10**5 + 10**6))]),
         "tokens.json has 200804 tokens, but",

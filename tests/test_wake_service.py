@@ -82,10 +82,10 @@ def test_an_utterance_that_is_only_the_word_has_a_final_without_text(mode: str) 
 
 
 def test_a_word_of_other_characters_and_tones_is_heard_by_its_sound() -> None:
-    result = run_service("streaming", "--input", TWO, "--wake-word", "锦甜")
-    assert heard(result)[0] == ("wake", "锦甜")
+    result = run_service("streaming", "--input", TWO, "--wake-word", "槿忝")
+    assert heard(result)[0] == ("wake", "槿忝")
     assert "wake_word_in_other_characters" in result.stderr
-    strict = run_service("streaming", "--input", TWO, "--wake-word", "锦甜", VOICE_ASR__WAKE__TONES="true")
+    strict = run_service("streaming", "--input", TWO, "--wake-word", "槿忝", VOICE_ASR__WAKE__TONES="true")
     assert heard(strict) == []
 
 
