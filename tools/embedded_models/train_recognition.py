@@ -5,8 +5,8 @@ A small ParaformerStreaming, trained from nothing with FunASR's own forward. Wha
 - a CTC branch of weight 0.3 while training, over syllables with their tones, of which there are far fewer than characters: the encoder
   finds its alignment much sooner, and what it learns of one character's sound serves all that sound alike; the branch is not shipped;
 - `encode` honours the chunk pair that `forward` draws (FunASR's swallows it), so that both (12, 8) and (15, 10) are trained;
-- two thirds of the steps hear whole utterances, which costs half of what chunks do (FunASR lays each chunk out with its context, twice
-  the frames); the last third trains the chunks, laid out as streaming inference does (chunk_layout.py), and every fourth step of it
+- four fifths of the steps hear whole utterances, which costs half of what chunks do (FunASR lays each chunk out with its context, twice
+  the frames); the last fifth trains the chunks, laid out as streaming inference does (chunk_layout.py), and every fourth step of it
   whole utterances still: the sliced mode decodes its windows so;
 - beside the speech of each step the decoder learns from sentences that nobody spoke (language.py);
 - the learning rate rises, stays, and falls over the last quarter of the steps; what ships is the exponential average of the weights.
