@@ -2,8 +2,8 @@
 
 Recognition is measured through the service's own recognisers, streaming and sliced: on recordings of people that training never heard
 (people.py), and on the test sets of synthesize.py, sentences that training never saw, in voices it knew (seen) and in voices it did not
-(held-out); clean and with noise added at 20 and 10 dB, babble, recorded or pink in turn. Punctuation is measured on held out lines, through the service's own punctuation; emotion on
-the styles of prosody.py in held out voices, and on actors that training never heard.
+(held-out); clean and with noise added at 20 and 10 dB, babble, recorded or pink in turn. Punctuation is measured on held out lines,
+through the service's own punctuation; emotion on the styles of prosody.py in held out voices, and on actors that training never heard.
 
 A table stands between `<!-- table: name -->` and `<!-- end -->` in `MODEL_CARD.md`.
 """
