@@ -109,9 +109,8 @@ def main() -> None:
     options = parser.parse_args()
     sets = [name for name in itertools.product(VOICES, SYNTHESIZERS) if shards(name)]
     if not sets:
-        sys.exit(
-            f"there is no speech in {WORKSPACE / 'speech' / 'test'}: run the steps corpus.py and synthesize.py of make embedded-models SPEECH=DIR"
-        )
+        remedy = "run the steps corpus.py and synthesize.py of make embedded-models SPEECH=DIR"
+        sys.exit(f"there is no speech in {WORKSPACE / 'speech' / 'test'}: {remedy}")
     model = load_model(options.model_dir, "ParaformerStreaming", "cpu")
     found: dict[SetName, dict[int | None, list[Sample]]] = {}
     with tempfile.TemporaryDirectory() as directory:
