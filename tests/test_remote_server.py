@@ -687,7 +687,7 @@ def test_a_recording_that_no_server_recognised_counts_as_failed_and_leaves_no_fi
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_where_a_server_is_away_the_recordings_that_were_not_begun_are_not_tried(tmp_path: Path, jobs: str) -> None:
-    for number in range(9):
+    for number in range(16):
         shutil.copy(example_path("temperature"), tmp_path / f"{number}.wav")
     server = RuntimeServer("cpp")
     server.close()
@@ -697,10 +697,10 @@ def test_where_a_server_is_away_the_recordings_that_were_not_begun_are_not_tried
     )
     assert done.returncode == 1, done.stderr.decode()
     failed = [line for line in done.stderr.decode().splitlines() if line.startswith("failed: ")]
-    assert len(failed) == 9
+    assert len(failed) == 16
     waited = [line for line in failed if "did not answer within 1 s" in line]
     assert all(line.endswith("not tried: the server was away") for line in failed if line not in waited)
-    assert int(jobs) <= len(waited) <= 2 * int(jobs) + 1, "a pool hands one recording more than it has workers to them"
+    assert 1 <= len(waited) <= (1 if jobs == "1" else 10), "a pool hands some more to its workers than they can begin"
 
 
 # --- trust -----------------------------------------------------------------------------------------------------------
