@@ -262,13 +262,13 @@ def test_a_token_that_nobody_spoke_sees_its_own_chunk_and_what_the_cache_holds(t
     fired_at = torch.tensor([[2, 13, 25]])
     batch = language.SplicedBatch(torch.zeros(1, 40, 4), torch.tensor([40]), torch.zeros(1, 3, 4), fired_at, fired_at, torch.tensor([3]))
 
-    class Never:
+    class FromTheFirst:
         """The chunks begin with the first frame."""
 
         def randrange(self, _: int) -> int:
             return 0
 
-    mask = language.chunk_mask(batch, 15, 10, Never())
+    mask = language.chunk_mask(batch, 15, 10, FromTheFirst())
     seen = [row.nonzero()[:, 0] for row in mask[0]]
     assert [(int(each.min()), int(each.max())) for each in seen] == [(0, 14), (5, 24), (15, 34)]
 

@@ -22,7 +22,7 @@ import re
 import unicodedata
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from commands import TEMPLATES, command, digits
@@ -58,7 +58,11 @@ def words(rng: random.Random) -> str:
 
 def clause(rng: random.Random) -> str:
     """One to three clauses of real text that follow each other, at most LONGEST_CLAUSES characters, with the marks between them."""
-    passages = _passages(rng.choices(list(SOURCES), weights=list(SOURCES.values()))[0])
+    return clauses_of(_passages(rng.choices(list(SOURCES), weights=list(SOURCES.values()))[0]), rng)
+
+
+def clauses_of(passages: list[list[str]], rng: random.Random) -> str:
+    """One to three clauses that follow each other in one of the passages, as many as `clause` gives."""
     passage = rng.choice(passages)
     first = rng.randrange(len(passage))
     chosen = passage[first : first + rng.randint(1, 3)]
@@ -137,12 +141,15 @@ def _fixed_commands() -> frozenset[str]:
 
 @functools.cache
 def _passages(source: str) -> list[list[str]]:
-    """Runs of clauses that can be written with `characters()`, each clause with the mark behind it."""
-    allowed = set(characters())
     lines = {"learners": learner_lines, "reviews": review_lines, "news": news_lines}[source]()
+    return passages_of(punctuated(line) or "" for line in lines)
+
+
+def passages_of(texts: Iterable[str]) -> list[list[str]]:
+    """Runs of clauses that can be written with `characters()`, each clause with the mark behind it, of texts as `punctuated` gives them."""
+    allowed = set(characters())
     passages = []
-    for line in lines:
-        text = punctuated(line) or ""
+    for text in texts:
         clauses = re.findall(f"[^{MARKS}]+[{MARKS}]", text)
         for fits, run in itertools.groupby(
             clauses, key=lambda part: 2 <= len(part) - 1 <= LONGEST_CLAUSES and allowed.issuperset(part[:-1])

@@ -41,7 +41,7 @@ def main(flags: argparse.Namespace) -> int:
         place = arguments.index("--mode")
         del arguments[place : place + 2]
     arguments = [each for each in arguments if not each.startswith("--mode=")]
-    live = not any(each.partition("=")[0] == "--input" for each in arguments)
+    live = getattr(flags, "audio.input", "mic") == "mic"
     on_log = (lambda line: log.print(Text(line, style="dim"))) if flags.verbose else lambda _: None
     with VoiceService(*arguments, mode=flags.mode, on_log=on_log) as service:
         try:

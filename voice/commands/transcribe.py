@@ -184,8 +184,9 @@ class _Run:
                     show(progress.get())
                 for future in done:
                     result = _NOT_TRIED if future.cancelled() else _outcome(future.result)
-                    for other in futures if result.server_gone else ():
-                        other.cancel()
+                    if result.server_gone:
+                        for other in futures:
+                            other.cancel()
                     yield futures.pop(future), result
         except ModelLoadFailed:
             pool.shutdown(cancel_futures=True)  # what the other workers log stands before the error, not behind it

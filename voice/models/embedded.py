@@ -1,6 +1,6 @@
 """What to expect of the embedded recognition model when a person speaks, for those who start the service with it.
 
-No state. The figure is the one of its model card.
+No state. The figure: 78 % of the characters wrong, streaming, on sentences of AISHELL-1 that no training heard.
 """
 
 from __future__ import annotations
