@@ -111,6 +111,7 @@ def test_run_is_the_service(mode: str) -> None:
     events = parse_events(result.stdout)
     assert final_texts(events) == [TEXT[:-1]]
     assert events[0]["source"].startswith("funasr.streaming" if mode == "streaming" else "funasr.paraformer")
+    assert "embedded_model" not in result.stderr, "nobody speaks to it"
 
 
 @pytest.mark.slow
