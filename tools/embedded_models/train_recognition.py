@@ -1,4 +1,4 @@
-"""The recognition model: `python train_recognition.py [--processes 2] [--steps 15000] [--device cpu]`.
+"""The recognition model: `python train_recognition.py [--processes 2] [--steps 14000] [--device cpu]`.
 
 A small ParaformerStreaming, trained from nothing with FunASR's own forward. What is added to it:
 
@@ -475,7 +475,7 @@ def main() -> None:
     """Train, from where an earlier run stopped."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--processes", type=int, default=os.cpu_count(), help="processes on the CPU (default: one a CPU); 1 on a GPU")
-    arguments.add_argument("--steps", type=int, default=15_000)
+    arguments.add_argument("--steps", type=int, default=14_000)
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--resume", help="a state to go on from (default: the latest)")
     options = arguments.parse_args()
