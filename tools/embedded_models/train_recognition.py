@@ -1,18 +1,18 @@
-"""The recognition model: `python train_recognition.py [--processes 2] [--steps 14000] [--device cpu]`.
+"""The recognition model: `python train_recognition.py [--processes 1] [--steps 27000] [--device cpu]`.
 
 A small ParaformerStreaming, trained from nothing with FunASR's own forward. What is added to it:
 
 - a CTC branch of weight 0.3 while training, over syllables with their tones, of which there are far fewer than characters: the encoder
   finds its alignment much sooner, and what it learns of one character's sound serves all that sound alike; the branch is not shipped;
 - `encode` honours the chunk pair that `forward` draws (FunASR's swallows it), so that both (12, 8) and (15, 10) are trained;
-- four fifths of the steps hear whole utterances, which costs half of what chunks do (FunASR lays each chunk out with its context, twice
-  the frames); the last fifth trains the chunks, laid out as streaming inference does (chunk_layout.py), and every fourth step of it
+- two thirds of the steps hear whole utterances, which costs half of what chunks do (FunASR lays each chunk out with its context, twice
+  the frames); the last third trains the chunks, laid out as streaming inference does (chunk_layout.py), and every fourth step of it
   whole utterances still: the sliced mode decodes its windows so;
 - beside the speech of each step the decoder learns from sentences that nobody spoke (language.py);
 - the learning rate rises, stays, and falls over the last quarter of the steps; what ships is the exponential average of the weights.
 
-The first steps hear only the mild pass of the features, the others all of them. One process a CPU, each with its share of the batch,
-their gradients averaged: two processes of one thread do more than one of two. The state is saved every 500 steps and taken up again.
+The first steps hear only the mild pass of the features, the others all of them. One process has all CPUs for its threads; several
+share a batch and average their gradients, for machines whose CPUs are cores. The state is saved every 500 steps and taken up again.
 The weights of the moment end up in `recognition/model.pt` under FunASR's names, beside everything else its directory needs.
 """
 
@@ -119,10 +119,10 @@ SPEC_AUGMENT = {
     "num_time_mask": 1,
 }
 CTC_WEIGHT = 0.3
-TEXT_WEIGHT, TEXT_SENTENCES, TEXT_FROM = 0.5, 20, 4000  # of a process, from that step on: before, no encoding is worth keeping
-HEARD_FOR_TEXT = 5  # utterances of each step whose encodings are kept
+TEXT_WEIGHT, TEXT_SENTENCES, TEXT_FROM = 0.5, 40, 4000  # of a step, from that one on: before, no encoding is worth keeping
+HEARD_FOR_TEXT = 10  # utterances of each step whose encodings are kept
 PEAK_RATE, WARM_UP_STEPS, DECAY_SHARE, WEIGHT_DECAY = 1.4e-3, 1000, 0.25, 1e-2
-WHOLE_SHARE, WHOLE_EVERY = 0.8, 4
+WHOLE_SHARE, WHOLE_EVERY = 0.65, 4
 FRAMES_PER_STEP = 1920  # of 60 ms, padding included, all processes together
 SHAPE_STEPS = 8
 MILD_STEPS = 1500
@@ -378,7 +378,7 @@ class Training:
         """For sentences that nobody spoke. Laid out in chunks, frames stand there more than once: then nothing is kept."""
         if chunked(self.step, self.options.steps):
             return
-        for row in random.Random(self.step).sample(range(len(lengths)), min(HEARD_FOR_TEXT, len(lengths))):
+        for row in random.Random(self.step).sample(range(len(lengths)), min(HEARD_FOR_TEXT // self.options.processes, len(lengths))):
             encoded, alphas, embeddings = (each[row].cpu() for each in self.heard)
             sounds = self.model.sounds[row, : counts[row]].tolist()
             self.bank.keep(encoded[: lengths[row]], alphas[: lengths[row]], embeddings, sounds)
@@ -386,10 +386,10 @@ class Training:
     def _learn_language(self) -> tuple[torch.Tensor | float, float]:
         """Loss and accuracy of the decoder on TEXT_SENTENCES sentences; nothing while most syllables were not heard yet."""
         rng = random.Random(f"{self.step} {self.rank}")
-        texts = [language.sentence(rng) for _ in range(TEXT_SENTENCES)]
+        texts = [language.sentence(rng) for _ in range(TEXT_SENTENCES // self.options.processes)]
         said = [(text, self.bank.say(self.collate.syllables_of(text), rng)) for text in texts]
         sentences = [([*self.collate.tokens_of(text), self.model.eos], spoken) for text, spoken in said if spoken]
-        if len(sentences) < TEXT_SENTENCES / 2:
+        if len(sentences) < len(texts) / 2:
             return 0.0, 0.0
         batch = language.splice(sentences).to(self.options.device)
         mask = None
@@ -416,8 +416,8 @@ class Training:
 def train(rank: int, options: argparse.Namespace, tokens: list[str]) -> None:
     """One process of the training; rank 0 validates, reports and saves."""
     folder = WORKSPACE / "recognition"
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.processes))
     if options.processes > 1:
-        torch.set_num_threads(1)
         meeting = f"file://{folder / 'meeting-point'}"
         torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=options.processes)
     training = Training(options, tokens, rank)
@@ -474,8 +474,8 @@ def statistics(items: list[Item]) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     """Train, from where an earlier run stopped."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--processes", type=int, default=os.cpu_count(), help="processes on the CPU (default: one a CPU); 1 on a GPU")
-    arguments.add_argument("--steps", type=int, default=14_000)
+    arguments.add_argument("--processes", type=int, default=1, help="on the CPU, which they share (default: 1)")
+    arguments.add_argument("--steps", type=int, default=27_000)
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--resume", help="a state to go on from (default: the latest)")
     options = arguments.parse_args()
