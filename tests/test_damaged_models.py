@@ -314,6 +314,7 @@ ODD: dict[str, Callable[[Path], object]] = {
     "link to nowhere": lambda path: path.symlink_to("nowhere"),
 }
 NUM_TOKENS = len(json.loads((EMBEDDED / "asr" / "tokens.json").read_text(encoding="utf-8")))
+NUM_WEIGHTS = len(torch.load(EMBEDDED / "asr" / "model.pt", weights_only=True))
 OTHER_NUMBER = f"tokens, but model.pt was trained with {NUM_TOKENS}"
 NUM_BLOCKS = yaml.safe_load((EMBEDDED / "asr" / "config.yaml").read_text(encoding="utf-8"))["encoder_conf"]["num_blocks"]
 WEIGHTS = tuple(torch.load(EMBEDDED / "asr" / "model.pt", mmap=True, weights_only=True))
@@ -551,7 +552,7 @@ WEIGHTS: Cases = {
     "dicts": (weights(lambda state: {"a": state}), NO_DICT),
     "dict in itself": (weights(lambda _: loop()), NO_DICT),
     "number as key": (weights(lambda state: state.update({1: torch.zeros(1)})), NO_DICT),
-    "no weights": (weights(lambda _: {}), "model.pt lacks 176 of 176 weights, first "),
+    "no weights": (weights(lambda _: {}), f"model.pt lacks {NUM_WEIGHTS} of {NUM_WEIGHTS} weights, first "),
     "meta": (weight(ENCODER, lambda tensor: tensor.to("meta")), f"{DAMAGED} (ValueError: it uses torch._utils _rebuild_meta"),
     "sparse": (weight(ENCODER, lambda tensor: tensor.to_sparse()), f"{DAMAGED} (ValueError: it uses torch._utils _rebuild_sparse"),
     "sparse rows": (weight(ENCODER, lambda tensor: tensor.to_sparse_csr()), f"{DAMAGED} (ValueError: it uses torch."),
@@ -611,7 +612,7 @@ TEXTS: Cases = {
     "tokens more": (vocabulary(lambda known: [*known, "more"]), f"tokens.json has {NUM_TOKENS + 1} {OTHER_NUMBER}"),
     "tokens far more": (
         vocabulary(lambda known: [*known, *map(str, range(10**6, 2 * 10**5 + 10**6))]),
-        "tokens.json has 200804 tokens, but",
+        f"tokens.json has {NUM_TOKENS + 200_000} tokens, but",
     ),
     "tokens huge": (write("tokens.json", b'["' + b"x" * 2**24 + b'"]'), "tokens.json is larger than 16,777 kB"),
     "tokens without unknown": (vocabulary(lambda known: known[:-1]), "tokens.json lacks '<unk>', the token that stands for unknown ones"),

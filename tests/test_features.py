@@ -204,7 +204,8 @@ def edited(old: str, new: str, count: int = 1) -> str:
     return text.replace(old, new, count)
 
 
-FIRST = "-7.278443"
+FIRST = MVN.read_text().split("[ ")[2].split()[0]
+"""The first mean, as it stands there."""
 DAMAGED: dict[str, tuple[str | bytes, str]] = {
     "empty": ("", "holds 0 vectors <AddShift>, not one"),
     "binary": (b"\x80\x02\xff" * 100, "is not UTF-8 text"),
