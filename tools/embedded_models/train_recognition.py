@@ -5,7 +5,7 @@ A small ParaformerStreaming, trained from nothing with FunASR's own forward. Wha
 - a CTC branch of weight 0.3 while training, over syllables with their tones, of which there are far fewer than characters: the encoder
   finds its alignment much sooner, and what it learns of one character's sound serves all that sound alike; the branch is not shipped;
 - `encode` honours the chunk pair that `forward` draws (FunASR's swallows it), so that both (12, 8) and (15, 10) are trained;
-- two thirds of the steps hear whole utterances, which costs half of what chunks do (FunASR lays each chunk out with its context, twice
+- two thirds of the steps hear whole utterances, which costs two thirds of chunks (FunASR lays each chunk out with its context, twice
   the frames); the last third trains the chunks, laid out as streaming inference does (chunk_layout.py), and every fourth step of it
   whole utterances still: the sliced mode decodes its windows so;
 - beside the speech of each step the decoder learns from sentences that nobody spoke (language.py);
@@ -384,7 +384,7 @@ class Training:
             self.bank.keep(encoded[: lengths[row]], alphas[: lengths[row]], embeddings, sounds)
 
     def _learn_language(self) -> tuple[torch.Tensor | float, float]:
-        """Loss and accuracy of the decoder on TEXT_SENTENCES sentences; nothing while most syllables were not heard yet."""
+        """Loss and accuracy of the decoder on its share of TEXT_SENTENCES; nothing while most syllables were not heard yet."""
         rng = random.Random(f"{self.step} {self.rank}")
         texts = [language.sentence(rng) for _ in range(TEXT_SENTENCES // self.options.processes)]
         said = [(text, self.bank.say(self.collate.syllables_of(text), rng)) for text in texts]
