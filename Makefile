@@ -78,6 +78,7 @@ embedded-models: .venv/.installed-dev $(SYNTHESIS)/.installed
 	$(SYNTHESIS)/bin/python $(TRAIN)/people.py --speech "$(SPEECH)"
 	$(SYNTHESIS)/bin/python $(TRAIN)/synthesize.py
 	$(SYNTHESIS)/bin/python $(TRAIN)/prosody.py
+	$(SYNTHESIS)/bin/python $(TRAIN)/ngrams.py
 	$(BIN)/python $(TRAIN)/features.py
 	$(BIN)/python $(TRAIN)/train_recognition.py
 	$(BIN)/python $(TRAIN)/calibrate.py

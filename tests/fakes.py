@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from voice.audio import SAMPLE_RATE_HZ, Samples
 from voice.models.funasr_model import FunasrModel
+from voice.models.language_model import LanguageModel
 from voice.recognition.engine import FRAME_SAMPLES, ChunkPreset, CifSettings, EncodedChunk, Vocabulary
 from voice.recognition.recognizer import LocalRecognizer, LocalStream
 from voice.transcript import Hypothesis, Token
@@ -163,13 +164,46 @@ def frames(*tokens: int) -> Samples:
     return np.concatenate([frame(token) for token in tokens]) if tokens else np.zeros(0, np.float32)
 
 
+def bigrams(tokens: Sequence[str], pairs: Mapping[tuple[str, str], float], *, alone: float = -4.0, weight: float = 1.0) -> LanguageModel:
+    """A language model that knows pairs of tokens; ``^`` stands for the utterance's start.
+
+    Args:
+        tokens: of the recognition model.
+        pairs: (token before, token) -> log probability.
+        alone: that of every token behind any other.
+        weight: of the language model.
+    """
+    contexts = ["", *tokens, "^"]
+    known = {
+        context: sorted((tokens.index(token), score) for (before, token), score in pairs.items() if before == context)
+        for context in contexts
+    }
+    known[""] = [(index, alone) for index in range(len(tokens))]
+    arcs = [arc for context in contexts for arc in known[context]]
+    return LanguageModel(
+        {
+            "symbols": np.array(tokens),
+            "first_arc": np.cumsum([0, *(len(known[context]) for context in contexts)]),
+            "arc_symbol": np.array([index for index, _ in arcs]),
+            "arc_next": np.array([1 + index for index, _ in arcs]),
+            "arc_score": np.array([score for _, score in arcs], np.float32),
+            "lower": np.zeros(len(contexts), np.int64),
+            "back_off": np.array([-50.0, *(0.0 for _ in contexts[1:])], np.float32),
+            "start": np.array(len(contexts) - 1),
+            "weight": np.array(weight),
+        },
+        tokens,
+    )
+
+
 class ScriptedEngine:
     """An engine that reads alphas and posteriors off audio made by ``frame``. Every call of its decoder is counted."""
 
     vocabulary = Vocabulary(SCRIPTED_TOKENS, frozenset({0}))
     cif = CifSettings(np.float32(1.0), np.float32(0.45), len(SCRIPTED_TOKENS))
 
-    def __init__(self) -> None:
+    def __init__(self, language: LanguageModel | None = None) -> None:
+        self.language = language
         self.decoded: list[tuple[int, int]] = []
         """(tokens, of which committed) of every call."""
 

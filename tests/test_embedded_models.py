@@ -17,6 +17,7 @@ import torch
 from harness import EXAMPLES, REPOSITORY, example, final_texts, of_type, run_service
 from pypinyin import load_phrases_dict
 
+from voice.models.language_model import ROOT, LanguageModel
 from voice.models.loader import load_model
 from voice.places import EMBEDDED
 from voice.recognition.cif import initial_state, integrate
@@ -323,3 +324,64 @@ def test_lines_whose_marks_cannot_be_trusted_are_left_out(tool) -> None:
     assert punctuated("酒店很好!下次还来...") == "酒店很好。下次还来。"
     assert punctuated("“真的是这样吗？！”他问：“你是谁呀”") == "真的是这样吗？他问，你是谁呀。"
     assert punctuated("这一行没有任何标点符号也很长很长很长很长很长很长很长很长很长很长很长很长很长") is None
+
+
+TEXTS = ["打开灯", "打开灯", "打开门", "关灯", "关上门", "他上门打开灯"]
+
+
+def language_model(tool) -> tuple[object, LanguageModel, list[str]]:
+    """Smoothed n-grams of TEXTS, and what the service reads of them."""
+    ngrams = tool("ngrams")
+    characters = sorted(set("".join(TEXTS)) | {"窗"})
+    smoothed = ngrams.Smoothed(ngrams.continuations(ngrams.count(TEXTS)), characters)
+    return smoothed, LanguageModel({**ngrams.automaton(smoothed, characters), "weight": np.array(1.0)}, characters), characters
+
+
+def test_the_language_model_gives_every_character_its_share_whatever_was_before(tool) -> None:
+    """A character that no text holds, too; and what the service computes is what was smoothed."""
+    smoothed, model, characters = language_model(tool)
+    for context in ("", "打", "打开", "窗", "窗窗", "灯打开", "^", "^打", "^打开", "开灯"):
+        state = model.start if context.startswith("^") else ROOT
+        for character in context.lstrip("^"):
+            state = int(model.step([state], [characters.index(character)])[1][0, 0])
+        scores = model.step([state], range(len(characters)))[0][0]
+        expected = [smoothed.probability(context[-2:], character) for character in characters]
+        assert np.exp(scores) == pytest.approx(expected, rel=0.01)
+        assert sum(expected) == pytest.approx(1)
+
+
+def test_a_character_that_follows_many_is_likelier_behind_another_than_one_that_always_follows_the_same(tool) -> None:
+    """开 was seen four times, always behind 打; 门 three times, behind 开 and 上."""
+    smoothed, _, _ = language_model(tool)
+    assert smoothed.probability("窗", "门") > smoothed.probability("窗", "开")
+    assert smoothed.probability("打", "开") > 0.6
+
+
+def test_what_begins_a_sentence_is_counted_as_often_as_it_does(tool) -> None:
+    smoothed, _, _ = language_model(tool)
+    assert smoothed.probability("^", "打") > smoothed.probability("^", "关") > smoothed.probability("^", "他")
+
+
+def test_a_trigram_that_was_seen_once_is_left_out(tool) -> None:
+    smoothed, _, _ = language_model(tool)
+    assert "打开灯" in smoothed.own
+    assert not {"打开门", "他上门", "^他上"} & set(smoothed.own)
+
+
+def test_no_clause_of_a_test_sentence_is_counted(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ngrams, corpus, shards = tool("ngrams"), tool("corpus"), tool("shards")
+    monkeypatch.setattr(corpus, "dictionary", list)
+    monkeypatch.setattr(corpus, "characters", lambda: list("今天我们去公园好吗你说"))
+    for module in (ngrams, corpus, shards):
+        monkeypatch.setattr(module, "WORKSPACE", tmp_path)
+    (tmp_path / "text").mkdir()
+    for source in ("learners", "reviews", "news"):
+        (tmp_path / "text" / f"{source}-train.txt").write_text("今天我们去公园，好吗？\n你说今天好吗？\n", encoding="utf8")
+    shards.write_shard(
+        tmp_path / "speech" / "test" / "held-out" / "kokoro-000.npz", [{"text": "今天我们去公园好吗"}], [np.ones(160, np.int16)]
+    )
+    found = ngrams.texts(random.Random(0))
+    assert found.count("你说今天好吗") == 3
+    assert found.count("好吗") == 3, "too short to tell"
+    assert "今天我们去公园" not in found
+    assert not any(corpus.is_held_out(text) for text in found[9:])

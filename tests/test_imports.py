@@ -54,7 +54,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 STAGE_LAYER = next(index for index, members in enumerate(LAYERS) if "voice.capture" in members)
 TORCH_RECOGNITION = tuple(f"voice.recognition.{name}" for name in ("torch_engine", "acceleration", "offline_pass"))
 """All of recognition that knows torch; the rest works with any engine."""
-TORCH_FREE_MODELS = ("voice.models.converted", "voice.models.onnx_session")
+TORCH_FREE_MODELS = ("voice.models.converted", "voice.models.language_model", "voice.models.onnx_session")
 MODEL_PACKAGES = ("voice.models", "voice.conversion", "voice.recognition", "voice.finalization", "voice.endpointing")
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
 import numpy as np
 import pytest
+from fakes import bigrams
 
+from voice.models.language_model import LanguageModel
 from voice.recognition.engine import Vocabulary
-from voice.recognition.hotwords import HotwordGraph
+from voice.recognition.hotwords import ROOT, HotwordGraph
 from voice.recognition.posteriors import TokenPosteriors
 from voice.recognition.search import TokenSearch
 from voice.transcript import Token
@@ -191,3 +196,93 @@ def test_a_copy_goes_on_independently() -> None:
     copied = search.copy()
     search.advance([firing({D: 0.0, A: -1.0})])
     assert copied.finish() == []
+
+
+# --- with a language model ----------------------------------------------------------------------------------------------
+
+LETTER = {name: VOCABULARY.tokens[token_id] for name, token_id in zip("ABCDE", (A, B, C, D, E), strict=True)}
+
+
+def speaking(pairs: dict[str, float], *words: tuple[int, ...], alone: float = -4.0, from_start: bool = True) -> TokenSearch:
+    """A search whose language model knows these pairs of tokens, ``"AB"``; ``"^A"`` for A at the start."""
+    known = {(LETTER.get(before, before), LETTER[after]): score for (before, after), score in pairs.items()}
+    language = bigrams(VOCABULARY.tokens, known, alone=alone)
+    return TokenSearch(VOCABULARY, HotwordGraph([(word, BOOST) for word in words]), language, from_start=from_start)
+
+
+def test_of_two_tokens_that_sound_alike_the_one_that_follows_from_the_token_before_is_chosen() -> None:
+    unsure = firing({B: -0.5, C: -1.0})
+    assert searched(speaking({}), firing({A: 0.0}), unsure) == [A, B]
+    assert searched(speaking({"AC": -1.0}), firing({A: 0.0}), unsure) == [A, C]
+    assert searched(speaking({"AC": -1.0}), firing({D: 0.0}), unsure) == [D, B]
+
+
+def test_a_token_is_chosen_by_the_token_after_it_too() -> None:
+    search = speaking({"CD": -1.0})
+    assert ids(search.advance([firing({B: -0.5, C: -1.0})])) == [], "the next token may tell"
+    assert ids(search.preview()) == [B]
+    assert ids(search.preview([firing({D: 0.0})])) == [C, D]
+    assert searched(search, firing({D: 0.0})) == [C, D]
+
+
+@pytest.mark.parametrize(("from_start", "expected"), [(True, [C]), (False, [B])])
+def test_the_start_of_an_utterance_is_a_context_and_a_window_amid_one_has_none(*, from_start: bool, expected: list[int]) -> None:
+    assert searched(speaking({"^C": -1.0}, from_start=from_start), firing({B: -0.5, C: -1.0})) == expected
+
+
+@pytest.mark.parametrize(("behind", "found"), [(3.9, True), (4.1, False)])
+def test_a_token_that_is_not_far_behind_is_followed(behind: float, *, found: bool) -> None:
+    """What comes next would make up for it."""
+    search = speaking({"CD": -0.1}, alone=-20.0)
+    assert ids(search.advance([firing({B: 0.0, C: -behind})])) == ([] if found else [B])
+    assert searched(search, firing({D: 0.0})) == ([C, D] if found else [D])
+
+
+def test_the_language_model_changes_no_confidence() -> None:
+    (_, second) = (search := speaking({"AC": -0.5})).advance([firing({A: 0.0}), firing({B: -0.5, C: -1.0})]) + search.finish()
+    assert second.text == VOCABULARY.tokens[C]
+    assert second.confidence == pytest.approx(np.exp(-1.0) / (np.exp(-0.5) + np.exp(-1.0)))
+
+
+def test_a_hotword_wins_over_the_language_by_its_boost() -> None:
+    """It is 3 nats behind for the language and 0.5 for the sound, and earns 4."""
+    firings = firing({A: 0.0, D: -0.25}), firing({B: 0.0, E: -0.25})
+    known = {"^A": -1.0, "AB": -1.0, "^D": -2.0, "DE": -3.0}
+    assert searched(speaking(known), *firings) == [A, B]
+    assert searched(speaking(known, (D, E)), *firings) == [D, E]
+
+
+def test_the_search_finds_the_best_of_all_paths() -> None:
+    """Against every sequence of tokens there is; sounds, language and hotwords are drawn at random, none far behind."""
+    rng = random.Random(3)
+    for _ in range(60):
+        pairs = {before + after: rng.uniform(-2.5, -0.2) for before in "^ABC" for after in "ABC" if rng.random() < 0.5}
+        word = tuple(rng.choice((A, B, C)) for _ in range(2))
+        firings = [firing({token_id: rng.uniform(-0.8, 0.0) for token_id in (A, B, C)}) for _ in range(4)]
+        known = {(LETTER.get(before, before), LETTER[after]): score for (before, after), score in pairs.items()}
+        language, graph = bigrams(VOCABULARY.tokens, known, alone=-2.0), HotwordGraph([(word, 0.5)])
+
+        def total(path: tuple[int, ...], firings: list[TokenPosteriors], language: LanguageModel, graph: HotwordGraph) -> float:
+            context, state, score = language.start, ROOT, 0.0
+            for token_id, each in zip(path, firings, strict=True):
+                added, following = language.step([context], [token_id])
+                state, earned = graph.step(state, token_id)
+                context, score = int(following[0, 0]), score + float(each.log_posteriors[token_id]) + earned + float(added[0, 0])
+            return score - graph.unsettled(state)
+
+        paths = itertools.product((A, B, C), repeat=4)
+        best = max(paths, key=lambda path: total(path, firings, language, graph))
+        assert searched(TokenSearch(VOCABULARY, graph, language), *firings) == list(best)
+
+
+def test_what_a_hotword_may_change_is_not_firm_and_what_the_language_may_change_is() -> None:
+    unsure = firing({B: -0.5, C: -1.0})
+    search = speaking({"CD": -1.0})
+    search.advance([unsure])
+    assert (search.num_firm(), ids(search.finish())) == (1, [B])
+    search = speaking({"CD": -1.0}, (C, E))
+    search.advance([firing({D: 0.0}), unsure])
+    assert search.num_firm() == 0
+    search = search_for()
+    search.advance([unsure])
+    assert search.num_firm() == 0, "it is decided already"

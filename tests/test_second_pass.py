@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import TRAINED
+from fakes import bigrams
 from harness import EXAMPLES, example, final_texts, of_type, run_service
 
 from voice.finalization.finalizer import Draft, Finalizer
@@ -56,6 +57,20 @@ def test_hotwords_steer_the_second_pass_too(engine: TorchEngine) -> None:
     right = [engine.vocabulary.tokens.index(character) for character in text]
     graph = HotwordGraph([((right[0], wrong), 10.0)])  # enough to overrule anybody
     assert text_of(SamePass(engine, lambda: graph).tokens(samples)).startswith(text[0] + "零")
+
+
+def test_both_take_the_language_model_of_their_directory(
+    engine: TorchEngine, offline_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By this one an utterance begins with anything but what was said."""
+    samples, (text,) = example("air_conditioner")
+    offline = load_model(offline_directory, ("Paraformer", "SeacoParaformer"), "cpu")
+    others = {("^", token): 0.0 for token in engine.vocabulary.tokens if token != text[0]}
+    language = bigrams(engine.vocabulary.tokens, others, weight=10.0)
+    offline.language = language
+    monkeypatch.setattr(engine, "language", language)
+    for second_pass in (SamePass(engine), OfflinePass(offline)):
+        assert text_of(second_pass.tokens(samples))[0] != text[0]
 
 
 def test_audio_without_a_frame_has_no_tokens(engine: TorchEngine, offline_directory: Path) -> None:

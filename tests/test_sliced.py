@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 import pytest
-from fakes import FIRST, SCRIPTED_TOKENS, ScriptedEngine, frame, frames, spans
+from fakes import FIRST, SCRIPTED_TOKENS, ScriptedEngine, bigrams, frame, frames, spans
 
 from voice.audio import Samples
 from voice.recognition.engine import FRAME_SAMPLES, ChunkPreset
@@ -345,6 +345,45 @@ def test_each_stream_takes_the_hotwords_as_they_are_when_it_begins() -> None:
         stream.accept(np.concatenate((LIKE_ONE, frames(TWO, THREE, 0, 0))))
         found.append(text_of(stream.finish().committed))
     assert found == ["四二三", "一二三"]
+
+
+# --- with a language model ----------------------------------------------------------------------------------------------
+
+
+def speaking(**pairs: float) -> ScriptedEngine:
+    """An engine whose language model knows these pairs of tokens, ``S`` for the start before the second."""
+    return ScriptedEngine(bigrams(SCRIPTED_TOKENS, {(pair[0].replace("S", "^"), pair[1]): score for pair, score in pairs.items()}))
+
+
+def test_a_token_is_chosen_by_those_around_it_in_the_window() -> None:
+    for pairs in ({"五一": -0.5}, {"一六": -0.5}):
+        stream = stream_of(speaking(**pairs))
+        stream.accept(np.concatenate((frame(FIVE), LIKE_ONE, frame(SIX), frame(0))))
+        assert shown(stream) == "五一六"
+
+
+def test_no_token_waits_for_what_the_language_model_may_still_say() -> None:
+    stream = stream_of(speaking(一六=-0.5))
+    stream.accept(np.concatenate((frame(FIVE), LIKE_ONE, frames(0, 0))))
+    assert shown(stream) == "五四"
+    stream.accept(frames(SIX, 0, 0, 0))
+    assert shown(stream) == "五四六", "a committed token never changes"
+
+
+def test_a_token_that_a_hotword_may_change_waits_with_a_language_model_too() -> None:
+    stream = stream_of(speaking(五四=-0.5), ONE_TWO_THREE)
+    stream.accept(np.concatenate((frame(FIVE), LIKE_ONE, frames(0, 0))))
+    assert shown(stream) == "五"
+    stream.accept(frames(TWO, THREE, 0, 0))
+    assert shown(stream) == "五一二三"
+
+
+@pytest.mark.parametrize(("before", "expected"), [(0, "一"), (SLICE, "四")])
+def test_only_the_first_window_begins_at_the_start_of_a_sentence(before: int, expected: str) -> None:
+    stream = stream_of(speaking(S一=-0.5), context=0)
+    stream.accept(frames(*[0] * before))
+    stream.accept(np.concatenate((LIKE_ONE, frames(0, 0, 0))))
+    assert shown(stream) == expected
 
 
 # --- copies -------------------------------------------------------------------------------------------------------------

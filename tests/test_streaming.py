@@ -7,7 +7,7 @@ import random
 
 import numpy as np
 import pytest
-from fakes import FIRST, SCRIPTED_TOKENS, ScriptedEngine, ScriptedStream, frame, frames, spans
+from fakes import FIRST, SCRIPTED_TOKENS, ScriptedEngine, ScriptedStream, bigrams, frame, frames, spans
 
 from voice.audio import Samples
 from voice.recognition.engine import FRAME_SAMPLES, ChunkPreset, EncodedChunk
@@ -18,7 +18,7 @@ from voice.transcript import Hypothesis, Token
 PRESET = ChunkPreset(0, 2, 1, encoder_look_back=4, decoder_look_back=1)
 """Two frames a chunk, one of look-ahead: after n frames n - 1 are committed and one is provisional."""
 OVERLAPPING = ChunkPreset(1, 2, 1, encoder_look_back=0, decoder_look_back=0)
-ONE, TWO, THREE, FOUR, FIVE = range(1, 6)
+ONE, TWO, THREE, FOUR, FIVE, SIX = range(1, 7)
 ONE_TWO_THREE = HotwordGraph([((ONE, TWO, THREE), 2.0)])
 
 
@@ -330,6 +330,29 @@ def test_each_stream_takes_the_hotwords_as_they_are_when_it_begins() -> None:
         stream.accept(np.concatenate((LIKE_ONE, frames(TWO, THREE))))
         found.append(text_of(stream.finish().committed))
     assert found == ["四二三", "一二三"]
+
+
+# --- with a language model ----------------------------------------------------------------------------------------------
+
+
+def test_a_token_that_the_next_one_may_change_is_provisional() -> None:
+    """Whether 一 or 四 was said shows when 六 follows, or the utterance ends."""
+    language = bigrams(SCRIPTED_TOKENS, {("一", "六"): -0.5})
+    for following, committed in ((SIX, "一六"), (FIVE, "四五")):
+        stream = stream_of(ScriptedEngine(language))
+        stream.accept(np.concatenate((LIKE_ONE, frame(0))))
+        assert shown(stream) == ("", "四")
+        stream.accept(frames(following, 0, 0, 0))
+        assert shown(stream) == (committed, "")
+    stream = stream_of(ScriptedEngine(language))
+    stream.accept(LIKE_ONE)
+    assert text_of(stream.finish().committed) == "四"
+
+
+def test_an_utterance_begins_at_the_start_of_a_sentence() -> None:
+    stream = stream_of(ScriptedEngine(bigrams(SCRIPTED_TOKENS, {("^", "一"): -0.5})))
+    stream.accept(np.concatenate((LIKE_ONE, LIKE_ONE)))
+    assert text_of(stream.finish().committed) == "一四"
 
 
 # --- copies -------------------------------------------------------------------------------------------------------------

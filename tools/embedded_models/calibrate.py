@@ -4,7 +4,8 @@ Confidence should be what it says: of the tokens with 0.8, eight of ten right. L
 may be; dividing its logits by a temperature corrects that without changing what it recognises (Guo et al., On Calibration of Modern
 Neural Networks, 2017). It is fitted by maximum likelihood of "this token is right" over test utterances behind those that evaluate.py
 takes, in voices and of sentences that training never saw, clean and with noise. The output layer is divided by it, so that whoever loads
-the model, FunASR too, gets calibrated posteriors. What was folded in is kept in `recognition/temperature.json`.
+the model, FunASR too, gets calibrated posteriors. A token that the language model chose has the posterior of the decoder, as any other.
+What was folded in is kept in `recognition/temperature.json`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,7 @@ from evaluate import (
 from shards import WORKSPACE
 from tqdm import tqdm
 
+from voice.models.language_model import FILE as LANGUAGE_MODEL
 from voice.recognition.posteriors import TokenPosteriors
 from voice.recognition.recognizer import Recognizer
 from voice.recognition.search import TokenSearch
@@ -57,28 +59,36 @@ def heard(recognizer: Recognizer, per_kind: int, first: int) -> Iterator[tuple[s
 
 def fit(directory: Path, per_kind: int) -> float:
     """The temperature under which confidences explain best which tokens are right."""
-    rows: dict[tuple[int, int, str], np.ndarray] = {}
-    advance = TokenSearch.advance
+    rows: dict[Token, tuple[np.ndarray, int]] = {}
+    chosen = TokenSearch._token  # noqa: SLF001 -- where a token leaves its posteriors behind
 
-    def recorded(self: TokenSearch, firings: Sequence[TokenPosteriors]) -> list[Token]:
-        for firing in firings:
-            rows[firing.start_sample, firing.end_sample, self.vocabulary.tokens[firing.likeliest_id]] = firing.log_posteriors
-        return advance(self, firings)
+    def recorded(self: TokenSearch, firing: TokenPosteriors, token_id: int) -> Token:
+        token = chosen(self, firing, token_id)
+        rows[token] = (firing.log_posteriors, token_id)
+        return token
 
-    TokenSearch.advance = recorded  # type: ignore[method-assign]
-    logits, right = [], []
+    TokenSearch._token = recorded  # type: ignore[method-assign]  # noqa: SLF001
+    logits, ids, right = [], [], []
     for reference, tokens in heard(recognizers(directory)["streaming"], per_kind, EVALUATED):
-        logits += [rows[token.start_sample, token.end_sample, token.text] for token in tokens]
+        logits += [rows[token][0] for token in tokens]
+        ids += [rows[token][1] for token in tokens]
         right += right_tokens(reference, tokens)
         rows.clear()
-    scores, is_right = torch.from_numpy(np.stack(logits)), torch.tensor(right)
+    scores, token_ids, is_right = torch.from_numpy(np.stack(logits)), torch.tensor(ids), torch.tensor(right)
     costs = {}
     for temperature in TEMPERATURES:
-        surest = torch.softmax(scores / temperature, dim=1).max(dim=1).values.clamp(1e-6, 1 - 1e-6)
-        costs[float(temperature)] = float(-torch.where(is_right, surest.log(), (1 - surest).log()).mean())
-        error = expected_calibration_error(surest.numpy(), is_right.numpy())
+        sure = torch.softmax(scores / temperature, dim=1).gather(1, token_ids[:, None])[:, 0].clamp(1e-6, 1 - 1e-6)
+        costs[float(temperature)] = float(-torch.where(is_right, sure.log(), (1 - sure).log()).mean())
+        error = expected_calibration_error(sure.numpy(), is_right.numpy())
         print(f"temperature {temperature:.3f}: cost {costs[float(temperature)]:.4f}, expected calibration error {error:.3f}")
     return min(costs, key=costs.__getitem__)
+
+
+def keep_weighed(path: Path, temperature: float) -> None:
+    """Divide the weight of the language model, too, so that the same tokens win as before."""
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    np.savez_compressed(path, **{**arrays, "weight": arrays["weight"] / temperature})
 
 
 def main() -> None:
@@ -93,6 +103,7 @@ def main() -> None:
     for name in ("decoder.output_layer.weight", "decoder.output_layer.bias"):
         weights[name] = (weights[name].float() / temperature).half()
     torch.save(weights, folder / "model.pt")
+    keep_weighed(folder / LANGUAGE_MODEL, temperature)
     record = folder / "temperature.json"
     record.write_text(json.dumps({"folded_in": temperature}) + "\n", encoding="utf8")
     print(f"temperature {temperature:.3f} folded into {folder / 'model.pt'}")

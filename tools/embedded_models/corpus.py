@@ -162,14 +162,15 @@ def passages_of(texts: Iterable[str]) -> list[list[str]]:
 @functools.cache
 def _vocabulary() -> tuple[list[str], list[float]]:
     allowed = set(characters())
-    usable = [(word, count) for word, count in _dictionary() if allowed.issuperset(word)]
+    usable = [(word, count) for word, count in dictionary() if allowed.issuperset(word)]
     lone = {word for word, _ in sorted((item for item in usable if len(item[0]) == 1), key=lambda item: -item[1])[:_NUM_LONE_CHARACTERS]}
     usable = sorted(((word, count) for word, count in usable if len(word) > 1 or word in lone), key=lambda item: -item[1])[:_NUM_WORDS]
     return [word for word, _ in usable], list(itertools.accumulate(count**_FREQUENCY_POWER for _, count in usable))
 
 
 @functools.cache
-def _dictionary() -> list[tuple[str, int]]:
+def dictionary() -> list[tuple[str, int]]:
+    """The words of jieba's dictionary of at most four characters, with their frequencies."""
     lines = (_package_folder("jieba") / "dict.txt").read_text(encoding="utf8").splitlines()
     entries = [line.split()[:2] for line in lines]
     return [(word, int(count)) for word, count in entries if re.fullmatch("[\u4e00-\u9fff]{1,4}", word)]

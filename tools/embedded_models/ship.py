@@ -14,7 +14,7 @@ from shards import WORKSPACE
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "models" / "embedded"
 MODELS = {"asr": "recognition", "punctuation": "punctuation", "emotion": "emotion", "speaker": "speaker"}
-FILES = ("am.mvn", "config.yaml", "configuration.json", "model.pt", "tokens.json", "tokens.txt")
+FILES = ("am.mvn", "config.yaml", "configuration.json", "language_model.npz", "model.pt", "tokens.json", "tokens.txt")
 
 
 def ship(name: str) -> None:

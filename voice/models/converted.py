@@ -29,6 +29,7 @@ except ImportError:  # Windows
 
 from voice.errors import ModelLoadFailed, describe
 from voice.models.directory import Description, blaming, check_sums, damaged, describe_model, read_tokens, sha256_of
+from voice.models.language_model import LanguageModel, read_language_model
 from voice.models.onnx_session import open_session
 from voice.places import IMPORT_ROOT
 from voice.text_file import FileInvalid, expand, read_text
@@ -68,6 +69,8 @@ class OnnxModel:
     """Numbers and names that the converter took from the module."""
     sessions: dict[str, Any]
     """By the graphs' names."""
+    language: LanguageModel | None = None
+    """None where its directory has no language model."""
     device = "cpu"
 
 
@@ -150,7 +153,7 @@ def load_converted(graphs: Path, directory: Path, num_threads: int) -> OnnxModel
             raise damaged(
                 description.files["token_list"], f"has {len(tokens)} tokens, but the model was converted with {settings['num_tokens']}"
             )
-    return OnnxModel(directory, description, tokens, settings, sessions)
+    return OnnxModel(directory, description, tokens, settings, sessions, read_language_model(directory, tokens))
 
 
 def discard(graphs: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import structlog
 
 from voice.errors import describe
+from voice.models.language_model import LanguageModel
 
 _LARGE_PARAMETERS = 20_000_000
 
@@ -40,6 +41,8 @@ class FunasrModel:
     """FunASR's feature extraction with its mean and variance, dither off; None for a model that takes samples."""
     device: str
     num_parameters: int
+    language: LanguageModel | None = None
+    """None where its directory has no language model."""
 
     @property
     def is_large(self) -> bool:

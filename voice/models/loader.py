@@ -19,6 +19,7 @@ from typing import Any
 from voice.errors import ModelLoadFailed, describe
 from voice.models.directory import blaming, check_cmvn, check_sums, damaged, describe_model, read_tokens
 from voice.models.funasr_model import FunasrModel, is_out_of_memory
+from voice.models.language_model import read_language_model
 from voice.models.state_dict import count_values, fitted, read_state_dict
 from voice.models.torch_setup import prepare_imports
 
@@ -95,7 +96,8 @@ def load_model(directory: Path, model_class: str | tuple[str, ...], device: str)
     with blaming(files["config"], wrong):
         module = _with_weights(build, state, files["init_param"])
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
-    model = FunasrModel(directory, module.eval(), tokens, tokenizer, frontend, device, num_parameters)
+    language = read_language_model(directory, tokens)
+    model = FunasrModel(directory, module.eval(), tokens, tokenizer, frontend, device, num_parameters, language)
     try:
         module.to(device)
     except RuntimeError as error:

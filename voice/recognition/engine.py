@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voice.audio import Samples
+from voice.models.language_model import LanguageModel
 
 FRAME_SAMPLES = 960
 """Samples of one encoder frame: six feature frames, 10 ms apart, stacked."""
@@ -96,6 +97,10 @@ class Engine(Protocol):
     @property
     def vocabulary(self) -> Vocabulary:
         """The tokens that the posteriors are of."""
+
+    @property
+    def language(self) -> LanguageModel | None:
+        """The language model of these tokens; None where there is none."""
 
     @property
     def cif(self) -> CifSettings:

@@ -39,7 +39,7 @@ class OfflinePass:
         Args:
             samples: float32, (num_samples,), 16 kHz mono.
         """
-        search = TokenSearch(self.vocabulary, self._hotwords())
+        search = TokenSearch(self.vocabulary, self._hotwords(), self._model.language)
         rows = self._model.run(lambda: self._log_posteriors(samples))
         return search.advance([TokenPosteriors(row, 0, len(samples)) for row in rows]) + search.finish()
 

@@ -40,6 +40,7 @@ class OnnxEngine:
         """
         settings = model.settings
         self.vocabulary = Vocabulary(model.tokens, frozenset(settings["silent_ids"]))
+        self.language = model.language
         self.cif = CifSettings(np.float32(settings["threshold"]), np.float32(settings["tail_weight"]), settings["width"])
         shift, scale = read_mvn(model.description.files["cmvn_file"])
         self._features = FeatureSettings(**settings["features"], shift=shift, scale=scale)

@@ -1,9 +1,10 @@
-"""The token of each firing, chosen with or without hotwords.
+"""The token of each firing, chosen with or without hotwords and a language model.
 
 ``TokenPosteriors`` -> committed ``Token``. The posteriors of a firing do not depend on the tokens chosen for the others, so nothing is
-decoded again for another path, and the search is exact: of two paths in one state of the hotword automaton, the better one stays the
-better one. Tokens on which all paths agree that can still win are committed; without hotwords each is the likeliest token, at once. A
-token's confidence is its posterior: hotwords change which token is chosen, never its confidence.
+decoded again for another path, and of two paths in one state, of the hotword automaton and of the language model, the better one stays
+the better one. With hotwords alone the search is exact; with a language model paths that are far behind are dropped. Tokens on which all
+paths agree that can still win are committed; without either each is the likeliest token, at once. A token's confidence is its posterior:
+hotwords and language change which token is chosen, never its confidence.
 
 A ``TokenSearch`` holds the open paths of one utterance. Worker thread only.
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from voice.models.language_model import ROOT as NO_CONTEXT
+from voice.models.language_model import LanguageModel
 from voice.recognition.engine import Vocabulary
 from voice.recognition.hotwords import ROOT, HotwordGraph
 from voice.recognition.posteriors import TokenPosteriors
@@ -25,37 +28,50 @@ _NUM_LIKELIEST = 16
 """Tokens that a path may take for each firing; tokens that continue its hotword are tried too."""
 _MAX_PATHS = 32
 """Bounds the cost of a search. With a thousand hotwords no search was observed to reach it, so in practice the search is exact."""
+_LANGUAGE_MARGIN = 4.0
+"""Nats that a path may be behind the best one, and still be followed for what the language model may say of the tokens after it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Path:
     score: float
-    """Sum of log posteriors and hotword boosts, in nats, up to a constant that all paths share."""
+    """Sum of log posteriors, hotword boosts and what the language model adds, in nats, up to a constant that all paths share."""
     state: int
     """Of the hotword automaton."""
+    context: int
+    """State of the language model."""
     token_ids: tuple[int, ...] = ()
     """One for each open firing."""
 
 
-@dataclass(slots=True)
 class TokenSearch:
     """The search through one utterance."""
 
-    vocabulary: Vocabulary
-    hotwords: HotwordGraph
-    _paths: list[_Path] = field(default_factory=lambda: [_Path(0.0, ROOT)])
-    _open: list[TokenPosteriors] = field(default_factory=list)
+    def __init__(
+        self, vocabulary: Vocabulary, hotwords: HotwordGraph, language: LanguageModel | None = None, *, from_start: bool = True
+    ) -> None:
+        """Begin.
+
+        Args:
+            vocabulary: the tokens that the posteriors are of.
+            hotwords: of this utterance.
+            language: of the same tokens; None for none.
+            from_start: whether the first firing is the utterance's first, and not one amid it.
+        """
+        self._vocabulary, self._hotwords, self._language = vocabulary, hotwords, language
+        self._paths = [_Path(0.0, ROOT, language.start if language and from_start else NO_CONTEXT)]
+        self._open: list[TokenPosteriors] = []
 
     def advance(self, firings: Sequence[TokenPosteriors]) -> list[Token]:
         """Search through the next firings; the tokens that are decided now."""
         decided: list[Token] = []
         for firing in firings:
             best = firing.likeliest_id
-            if best in self.vocabulary.silent_ids:
+            if best in self._vocabulary.silent_ids:
                 continue
             self._open.append(firing)
-            if self.hotwords.is_empty:
-                self._paths = [_Path(0.0, ROOT, (best,))]
+            if self._hotwords.is_empty and self._language is None:
+                self._paths = [_Path(0.0, ROOT, NO_CONTEXT, (best,))]
             else:
                 self._paths = self._pruned(self._extended(firing))
             decided += self._settle()
@@ -72,7 +88,15 @@ class TokenSearch:
 
     def copy(self) -> TokenSearch:
         """A search that goes on independently from here."""
-        return TokenSearch(self.vocabulary, self.hotwords, list(self._paths), list(self._open))
+        other = TokenSearch(self._vocabulary, self._hotwords, self._language)
+        other._paths, other._open = list(self._paths), list(self._open)
+        return other
+
+    def num_firm(self) -> int:
+        """How many of the open tokens ``finish`` would decide now as they stand on every path that a hotword may still make win."""
+        best = max(self._paths, key=self._settled_score)
+        floor = self._settled_score(best)
+        return _num_agreed([best, *(path for path in self._paths if self._promise(path) > floor)])
 
     def finish(self) -> list[Token]:
         """Decide the rest, as the audio ends here."""
@@ -82,43 +106,65 @@ class TokenSearch:
 
     def _settled_score(self, path: _Path) -> float:
         """The path's score if the audio ended here."""
-        return path.score - self.hotwords.unsettled(path.state)
+        return path.score - self._hotwords.unsettled(path.state)
+
+    def _promise(self, path: _Path) -> float:
+        """The path's score if its hotword were completed."""
+        return path.score + self._hotwords.potential(path.state)
 
     def _extended(self, firing: TokenPosteriors) -> list[_Path]:
         """Every path extended by every token worth trying; of those that reach the same state, the best."""
         scores = firing.log_posteriors
         count = min(_NUM_LIKELIEST, len(scores))
         likeliest = np.argpartition(scores, -count)[-count:].tolist()
-        best: dict[int, _Path] = {}
-        for path in self._paths:
-            for token_id in {*likeliest, *self.hotwords.continuations(path.state)} - self.vocabulary.silent_ids:
-                state, earned = self.hotwords.step(path.state, token_id)
-                score = path.score + float(scores[token_id]) + earned
-                if state not in best or score > best[state].score:
-                    best[state] = _Path(score, state, (*path.token_ids, token_id))
+        tried = [{*likeliest, *self._hotwords.continuations(path.state)} - self._vocabulary.silent_ids for path in self._paths]
+        following = self._continued(tried)
+        best: dict[tuple[int, int], _Path] = {}
+        for path, token_ids, continued in zip(self._paths, tried, following, strict=True):
+            for token_id in token_ids:
+                state, earned = self._hotwords.step(path.state, token_id)
+                context, added = continued[token_id] if continued else (NO_CONTEXT, 0.0)
+                score = path.score + float(scores[token_id]) + earned + added
+                if (state, context) not in best or score > best[state, context].score:
+                    best[state, context] = _Path(score, state, context, (*path.token_ids, token_id))
         return list(best.values())
 
+    def _continued(self, tried: list[set[int]]) -> list[dict[int, tuple[int, float]]]:
+        """For each path, token id -> what the language model makes of it: its next state and what it adds, in nats."""
+        if self._language is None:
+            return [{} for _ in tried]
+        token_ids = list(set().union(*tried))
+        added, contexts = self._language.step([path.context for path in self._paths], token_ids)
+        return [dict(zip(token_ids, zip(*row, strict=True), strict=True)) for row in zip(contexts.tolist(), added.tolist(), strict=True)]
+
     def _pruned(self, paths: list[_Path]) -> list[_Path]:
-        """The paths that can still win: those that would beat the best path's settled score if their hotword were completed."""
+        """The paths that can still win: those that would beat the best path's settled score if their hotword were completed.
+
+        With a language model also those that are not far behind.
+        """
         certain = max(paths, key=self._settled_score)
-        floor = self._settled_score(certain)
-        open_paths = [path for path in paths if path is not certain and path.score + self.hotwords.potential(path.state) > floor]
+        floor = self._settled_score(certain) - (_LANGUAGE_MARGIN if self._language else 0.0)
+        open_paths = [path for path in paths if path is not certain and self._promise(path) > floor]
         return [certain, *sorted(open_paths, key=lambda path: -path.score)[: _MAX_PATHS - 1]]
 
     def _settle(self) -> list[Token]:
         """Decide the first tokens, on which all paths agree, and drop them from the paths."""
-        first, *others = self._paths
-        agreed = 0
-        while agreed < len(first.token_ids) and all(path.token_ids[agreed] == first.token_ids[agreed] for path in others):
-            agreed += 1
+        first = self._paths[0]
+        agreed = _num_agreed(self._paths)
         if not agreed:
             return []
         decided = [self._token(firing, token_id) for firing, token_id in zip(self._open, first.token_ids[:agreed], strict=False)]
         self._open = self._open[agreed:]
         base = max(path.score for path in self._paths)
-        self._paths = [_Path(path.score - base, path.state, path.token_ids[agreed:]) for path in self._paths]
+        self._paths = [_Path(path.score - base, path.state, path.context, path.token_ids[agreed:]) for path in self._paths]
         return decided
 
     def _token(self, firing: TokenPosteriors, token_id: int) -> Token:
         posterior = math.exp(min(0.0, float(firing.log_posteriors[token_id])))  # rounding can lift a logarithm above 0
-        return Token(self.vocabulary.tokens[token_id], firing.start_sample, firing.end_sample, posterior)
+        return Token(self._vocabulary.tokens[token_id], firing.start_sample, firing.end_sample, posterior)
+
+
+def _num_agreed(paths: Sequence[_Path]) -> int:
+    """How many tokens all paths begin with."""
+    first, *others = (path.token_ids for path in paths)
+    return next((place for place, token_id in enumerate(first) if any(other[place] != token_id for other in others)), len(first))

@@ -28,5 +28,5 @@ class SamePass:
         Args:
             samples: float32, (num_samples,), 16 kHz mono.
         """
-        search = TokenSearch(self._engine.vocabulary, self._hotwords())
+        search = TokenSearch(self._engine.vocabulary, self._hotwords(), self._engine.language)
         return search.advance(decode_whole(self._engine, samples, 0, is_final=True)) + search.finish()

@@ -139,6 +139,9 @@ class SlicedStream(LocalStream):
 
     def _decode_window(self, *, is_final: bool) -> tuple[list[Token], list[Token]]:
         """The tokens of the window that are decided, then those that a hotword may still change."""
-        search = TokenSearch(self._engine.vocabulary, self._hotwords)
-        posteriors = decode_whole(self._engine, self._window, self.decoded_until - len(self._window), is_final=is_final)
-        return search.advance(posteriors), search.finish()
+        begin = self.decoded_until - len(self._window)
+        search = TokenSearch(self._engine.vocabulary, self._hotwords, self._engine.language, from_start=begin == self._first_sample)
+        decided = search.advance(decode_whole(self._engine, self._window, begin, is_final=is_final))
+        num_firm = search.num_firm()
+        rest = search.finish()
+        return decided + rest[:num_firm], rest[num_firm:]

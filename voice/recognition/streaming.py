@@ -48,7 +48,7 @@ class StreamingRecognizer(LocalRecognizer):
 
     def create_stream(self, first_sample: int, trace_id: str = "") -> StreamingStream:  # noqa: ARG002 -- a server wants to know it
         """A stream for an utterance whose audio begins at ``first_sample``."""
-        search = TokenSearch(self._engine.vocabulary, self._hotwords())
+        search = TokenSearch(self._engine.vocabulary, self._hotwords(), self._engine.language)
         return StreamingStream(self._engine, self._preset, search, first_sample, self._preview_samples)
 
 

@@ -58,6 +58,7 @@ class TorchEngine:
         self._model = model
         self._temperature = temperature
         self.vocabulary = Vocabulary(model.tokens, frozenset((module.sos, module.eos, module.blank_id)))
+        self.language = model.language
         predictor = module.predictor
         self.cif = CifSettings(np.float32(predictor.threshold), np.float32(predictor.tail_threshold), module.encoder.output_size())
         if any(layer.self_attn.pad_fn.padding[1] for layer in module.decoder.decoders):
