@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import random
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +15,7 @@ import kaldi_native_fbank
 import numpy as np
 import pytest
 import torch
+from fakes import SCRIPTED_TOKENS, ScriptedEngine, bigrams, frame
 from harness import EXAMPLES, REPOSITORY, example, final_texts, of_type, run_service
 from pypinyin import load_phrases_dict
 
@@ -22,7 +24,10 @@ from voice.models.loader import load_model
 from voice.places import EMBEDDED
 from voice.recognition.cif import initial_state, integrate
 from voice.recognition.engine import ChunkPreset
+from voice.recognition.search import TokenSearch
+from voice.recognition.streaming import StreamingRecognizer
 from voice.recognition.torch_engine import TorchEngine
+from voice.transcript import Token
 
 MODELS = ("asr", "punctuation", "emotion", "speaker")
 TOOLS = REPOSITORY / "tools" / "embedded_models"
@@ -343,8 +348,8 @@ def test_the_language_model_gives_every_character_its_share_whatever_was_before(
     for context in ("", "打", "打开", "窗", "窗窗", "灯打开", "^", "^打", "^打开", "开灯"):
         state = model.start if context.startswith("^") else ROOT
         for character in context.lstrip("^"):
-            state = int(model.step([state], [characters.index(character)])[1][0, 0])
-        scores = model.step([state], range(len(characters)))[0][0]
+            state = int(model.step([state], [characters.index(character)])[1][0])
+        scores, _ = model.step([state] * len(characters), range(len(characters)))
         expected = [smoothed.probability(context[-2:], character) for character in characters]
         assert np.exp(scores) == pytest.approx(expected, rel=0.01)
         assert sum(expected) == pytest.approx(1)
@@ -368,9 +373,15 @@ def test_a_trigram_that_was_seen_once_is_left_out(tool) -> None:
     assert not {"打开门", "他上门", "^他上"} & set(smoothed.own)
 
 
-def test_no_clause_of_a_test_sentence_is_counted(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def ngrams(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script, over a workspace of few texts: each source the same two lines, and a dictionary of four words."""
     ngrams, corpus, shards = tool("ngrams"), tool("corpus"), tool("shards")
-    monkeypatch.setattr(corpus, "dictionary", list)
+    dictionary = [("公园", 10_000), ("好吗", 100), ("我", 10_000), ("公式", 10_000), ("去你", 0)]
+    monkeypatch.setattr(corpus, "dictionary", lambda: dictionary)
+    monkeypatch.setattr(corpus, "is_held_out", lambda text: text == "你好")
+    monkeypatch.setattr(corpus, "command", lambda rng: rng.choice(["你好。", "去公园。"]))
+    monkeypatch.setattr(corpus, "digits", lambda _: "一二")
     monkeypatch.setattr(corpus, "characters", lambda: list("今天我们去公园好吗你说"))
     for module in (ngrams, corpus, shards):
         monkeypatch.setattr(module, "WORKSPACE", tmp_path)
@@ -380,8 +391,43 @@ def test_no_clause_of_a_test_sentence_is_counted(tool, tmp_path: Path, monkeypat
     shards.write_shard(
         tmp_path / "speech" / "test" / "held-out" / "kokoro-000.npz", [{"text": "今天我们去公园好吗"}], [np.ones(160, np.int16)]
     )
-    found = ngrams.texts(random.Random(0))
-    assert found.count("你说今天好吗") == 3
-    assert found.count("好吗") == 3, "too short to tell"
-    assert "今天我们去公园" not in found
-    assert not any(corpus.is_held_out(text) for text in found[9:])
+    return ngrams
+
+
+def test_texts_commands_digits_and_words_are_counted_and_nothing_held_out(ngrams: ModuleType) -> None:
+    found = Counter(ngrams.texts(random.Random(0)))
+    assert found["你说今天好吗"] == 3
+    assert found["今天我们去公园"] == 0, "a test sentence begins so"
+    assert found["好吗"] == pytest.approx(3 + 100**0.75 * 0.03, abs=1), "too short to tell a sentence by, and a word"
+    assert found["公园"] == pytest.approx(10_000**0.75 * 0.03, abs=1)
+    assert found["去公园"] == pytest.approx(ngrams.NUM_COMMANDS / 2, rel=0.1)
+    assert found["一二"] == ngrams.NUM_DIGITS
+    assert not {"你好", "我", "公式", "去你"} & set(found), "held out, no word, of a character that is not known, never seen"
+
+
+def test_calibration_takes_the_posteriors_of_the_tokens_that_the_language_model_chose(tool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of them is right, and its posterior was low: the temperature that fits best makes it as high as can be."""
+    calibrate = tool("calibrate")
+    engine = ScriptedEngine(bigrams(SCRIPTED_TOKENS, {("二", "一"): -0.1}, alone=-30.0))
+    recognizer = StreamingRecognizer(engine, ChunkPreset(0, 2, 0, encoder_look_back=0, decoder_look_back=0))
+
+    def heard(_: object, per_kind: int, first: int) -> Iterator[tuple[str, list[Token]]]:
+        assert (per_kind, first) == (1, calibrate.EVALUATED)
+        for _ in range(5):
+            stream = recognizer.create_stream(0)
+            stream.accept(np.concatenate((frame(2), frame(4, second=1, gap=1.0))))
+            yield "二一", list(stream.finish().tokens)
+
+    monkeypatch.setattr(calibrate, "recognizers", lambda _: {"streaming": recognizer})
+    monkeypatch.setattr(calibrate, "heard", heard)
+    monkeypatch.setattr(TokenSearch, "_token", TokenSearch._token)
+    assert calibrate.fit(Path(), 1) > 1.5
+
+
+def test_calibration_divides_the_weight_of_the_language_model(tool, tmp_path: Path) -> None:
+    calibrate, path = tool("calibrate"), tmp_path / "language_model.npz"
+    np.savez_compressed(path, weight=np.array(7.0), start=np.array(3))
+    for _ in range(2):
+        calibrate.weigh(path, 0.8)
+        with np.load(path) as arrays:
+            assert (float(arrays["weight"]), int(arrays["start"])) == (pytest.approx(0.5), 3)

@@ -81,6 +81,13 @@ def test_of_more_than_32_paths_the_best_are_kept(rank: int, *, found: bool) -> N
     assert searched(search, firing({A: 0.0}), second, firing({B: 0.0})) == ([A, 9 + rank, B] if found else [A, D, B])
 
 
+def test_of_more_than_32_paths_those_that_may_earn_most_are_kept() -> None:
+    """Forty words of three tokens begin with A; one of five tokens, too, and its second one is less likely than all of theirs."""
+    search = search_for(*((A, 9 + place, B) for place in range(1, 41)), (A, 55, C, D, E))
+    second = firing({55: -1.5, **{9 + place: -1.0 - 0.01 * place for place in range(1, 41)}, B: 0.0})
+    assert searched(search, firing({A: 0.0}), second, *(firing({token_id: 0.0}) for token_id in (C, D, E))) == [A, 55, C, D, E]
+
+
 @pytest.mark.parametrize(("rank", "found"), [(16, True), (17, False)])
 def test_the_sixteen_likeliest_tokens_may_begin_a_hotword(rank: int, *, found: bool) -> None:
     likeliest = range(10, 40)
@@ -203,11 +210,16 @@ def test_a_copy_goes_on_independently() -> None:
 LETTER = {name: VOCABULARY.tokens[token_id] for name, token_id in zip("ABCDE", (A, B, C, D, E), strict=True)}
 
 
-def speaking(pairs: dict[str, float], *words: tuple[int, ...], alone: float = -4.0, from_start: bool = True) -> TokenSearch:
+def speaking(pairs: dict[str, float], *words: tuple[int, ...], alone: float = -4.0, before: str | None = None) -> TokenSearch:
     """A search whose language model knows these pairs of tokens, ``"AB"``; ``"^A"`` for A at the start."""
     known = {(LETTER.get(before, before), LETTER[after]): score for (before, after), score in pairs.items()}
     language = bigrams(VOCABULARY.tokens, known, alone=alone)
-    return TokenSearch(VOCABULARY, HotwordGraph([(word, BOOST) for word in words]), language, from_start=from_start)
+    return TokenSearch(
+        VOCABULARY,
+        HotwordGraph([(word, BOOST) for word in words]),
+        language,
+        before=None if before is None else [LETTER[letter] for letter in before],
+    )
 
 
 def test_of_two_tokens_that_sound_alike_the_one_that_follows_from_the_token_before_is_chosen() -> None:
@@ -225,15 +237,17 @@ def test_a_token_is_chosen_by_the_token_after_it_too() -> None:
     assert searched(search, firing({D: 0.0})) == [C, D]
 
 
-@pytest.mark.parametrize(("from_start", "expected"), [(True, [C]), (False, [B])])
-def test_the_start_of_an_utterance_is_a_context_and_a_window_amid_one_has_none(*, from_start: bool, expected: list[int]) -> None:
-    assert searched(speaking({"^C": -1.0}, from_start=from_start), firing({B: -0.5, C: -1.0})) == expected
+@pytest.mark.parametrize(("before", "expected"), [(None, C), ("", B), ("A", B), ("AE", D), ("EA", B)])
+def test_what_was_before_the_first_firing_counts_and_so_does_that_nothing_was(before: str | None, expected: int) -> None:
+    search = speaking({"^C": -1.0, "ED": -1.0}, before=before)
+    assert searched(search, firing({B: -0.5, C: -1.0, D: -1.0})) == [expected]
 
 
-@pytest.mark.parametrize(("behind", "found"), [(3.9, True), (4.1, False)])
-def test_a_token_that_is_not_far_behind_is_followed(behind: float, *, found: bool) -> None:
-    """What comes next would make up for it."""
-    search = speaking({"CD": -0.1}, alone=-20.0)
+@pytest.mark.parametrize(("weight", "behind", "found"), [(1.0, 9.9, True), (1.0, 10.1, False), (0.5, 4.9, True), (0.5, 5.1, False)])
+def test_a_token_that_is_not_far_behind_is_followed(weight: float, behind: float, *, found: bool) -> None:
+    """What comes next would make up for it. How far depends on the weight of the language model: it may be worth so much."""
+    language = bigrams(VOCABULARY.tokens, {(LETTER["C"], LETTER["D"]): -0.1}, alone=-30.0, weight=weight)
+    search = TokenSearch(VOCABULARY, HotwordGraph(), language)
     assert ids(search.advance([firing({B: 0.0, C: -behind})])) == ([] if found else [B])
     assert searched(search, firing({D: 0.0})) == ([C, D] if found else [D])
 
@@ -267,7 +281,7 @@ def test_the_search_finds_the_best_of_all_paths() -> None:
             for token_id, each in zip(path, firings, strict=True):
                 added, following = language.step([context], [token_id])
                 state, earned = graph.step(state, token_id)
-                context, score = int(following[0, 0]), score + float(each.log_posteriors[token_id]) + earned + float(added[0, 0])
+                context, score = int(following[0]), score + float(each.log_posteriors[token_id]) + earned + float(added[0])
             return score - graph.unsettled(state)
 
         paths = itertools.product((A, B, C), repeat=4)
@@ -283,6 +297,10 @@ def test_what_a_hotword_may_change_is_not_firm_and_what_the_language_may_change_
     search = speaking({"CD": -1.0}, (C, E))
     search.advance([firing({D: 0.0}), unsure])
     assert search.num_firm() == 0
+    search = speaking({"CD": -1.0}, (C, E))
+    search.advance([firing({B: -0.4, C: -0.5})])
+    assert search.num_firm() == 0, "the word's path is ahead as long as it may be completed"
+    assert ids(search.finish()) == [B], "and does not count at the end"
     search = search_for()
     search.advance([unsure])
     assert search.num_firm() == 0, "it is decided already"

@@ -57,16 +57,31 @@ def read_text(path: Path, max_bytes: int) -> str:
         FileInvalid: it is not a regular file, too large, or not UTF-8.
         OSError: it is missing or cannot be read.
     """
+    data = read_bytes(path, max_bytes)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileInvalid(f"is not UTF-8 text (byte {error.start}); save it as UTF-8 (of GBK: iconv -f GBK -t UTF-8)") from error
+
+
+def read_bytes(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file.
+
+    Args:
+        path: of the file; links are followed.
+        max_bytes: a larger file is refused. No more than one byte above it is ever read.
+
+    Raises:
+        FileInvalid: it is not a regular file, or too large.
+        OSError: it is missing or cannot be read.
+    """
     _check_kind(path.stat())  # before it is opened: to open a device may change it
     with open(path, "rb", opener=lambda name, _: os.open(name, _OPEN_FLAGS)) as file:
         _check_kind(os.fstat(file.fileno()))  # another file may have taken its place since
         data = file.read(max_bytes + 1)
     if len(data) > max_bytes:
         raise FileInvalid(f"is larger than {max_bytes // 1_000:,} kB")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FileInvalid(f"is not UTF-8 text (byte {error.start}); save it as UTF-8 (of GBK: iconv -f GBK -t UTF-8)") from error
+    return data
 
 
 def _check_kind(status: os.stat_result) -> None:

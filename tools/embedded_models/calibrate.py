@@ -29,6 +29,7 @@ from evaluate import (
     right_tokens,
     test_utterances,
 )
+from ngrams import WEIGHT
 from shards import WORKSPACE
 from tqdm import tqdm
 
@@ -84,11 +85,11 @@ def fit(directory: Path, per_kind: int) -> float:
     return min(costs, key=costs.__getitem__)
 
 
-def keep_weighed(path: Path, temperature: float) -> None:
-    """Divide the weight of the language model, too, so that the same tokens win as before."""
+def weigh(path: Path, temperature: float) -> None:
+    """Divide the weight of the language model, too: the search then finds the same paths as before."""
     with np.load(path) as archive:
         arrays = dict(archive)
-    np.savez_compressed(path, **{**arrays, "weight": arrays["weight"] / temperature})
+    np.savez_compressed(path, **{**arrays, "weight": np.array(WEIGHT / temperature)})
 
 
 def main() -> None:
@@ -98,13 +99,18 @@ def main() -> None:
     options = arguments.parse_args()
     torch.set_num_threads(1)
     folder = WORKSPACE / "recognition"
+    record = folder / "temperature.json"
+    if record.exists():
+        print(f"{record} is there: the weights are calibrated; train_recognition.py makes them anew")
+        return
+    if not (folder / LANGUAGE_MODEL).exists():
+        raise SystemExit(f"{folder / LANGUAGE_MODEL} is missing: run ngrams.py first")
     temperature = fit(folder, options.utterances)
     weights = torch.load(folder / "model.pt", weights_only=True)
     for name in ("decoder.output_layer.weight", "decoder.output_layer.bias"):
         weights[name] = (weights[name].float() / temperature).half()
     torch.save(weights, folder / "model.pt")
-    keep_weighed(folder / LANGUAGE_MODEL, temperature)
-    record = folder / "temperature.json"
+    weigh(folder / LANGUAGE_MODEL, temperature)
     record.write_text(json.dumps({"folded_in": temperature}) + "\n", encoding="utf8")
     print(f"temperature {temperature:.3f} folded into {folder / 'model.pt'}")
 

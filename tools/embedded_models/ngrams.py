@@ -2,10 +2,10 @@
 
 Character trigrams of the training texts, smoothed by interpolated Kneser-Ney with absolute discounting (Chen and Goodman, An Empirical
 Study of Smoothing Techniques for Language Modeling, 1999). Trigrams that were seen once are left out: that costs 3 % of the perplexity and
-leaves a fifth of them. Words of jieba's dictionary are counted beside the texts, by their frequency: real text does not hold most of them.
+leaves a fifth of them. Words of jieba's dictionary are counted beside the texts, by their frequency: the texts lack most of them.
 
-Clauses of which a test sentence of synthesize.py is made are left out. voice/models/language_model.py says what the file holds.
-Runs in the synthesis environment: jieba.
+Clauses of at least four characters that stand in a test sentence of synthesize.py are left out. voice/models/language_model.py says what
+the file holds. Runs in the synthesis environment: jieba.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def texts(rng: random.Random) -> list[str]:
     for draw, count in ((corpus.command, NUM_COMMANDS), (corpus.digits, NUM_DIGITS)):
         drawn = (corpus.without_marks(draw(rng)) for _ in range(count))
         found += [text for text in drawn if not corpus.is_held_out(text)]
+    known = set(corpus.characters())
     for word, frequency in corpus.dictionary():
-        count = frequency**WORD_POWER * WORD_SHARE
-        if len(word) > 1 and not corpus.is_held_out(word) and set(word) <= set(corpus.characters()):
-            found += [word] * int(count + rng.random())
+        if len(word) > 1 and not corpus.is_held_out(word) and known.issuperset(word):
+            found += [word] * int(frequency**WORD_POWER * WORD_SHARE + rng.random())
     return found
 
 
@@ -67,7 +67,7 @@ def count(found: Iterable[str]) -> dict[int, Counter[str]]:
 
 
 def continuations(counts: dict[int, Counter[str]]) -> dict[int, Counter[str]]:
-    """Kneser and Ney's counts: below the highest order, of how many different characters a n-gram was seen behind.
+    """Kneser and Ney's counts: below the highest order, behind how many different characters an n-gram was seen.
 
     Behind START nothing can stand: what begins with it keeps its count.
     """
@@ -143,10 +143,13 @@ def automaton(smoothed: Smoothed, characters: list[str]) -> dict[str, np.ndarray
 
 def main() -> None:
     """Count, smooth, write."""
+    path = WORKSPACE / "recognition" / "language_model.npz"
+    if path.exists():
+        print(f"{path} is there; remove it to make it again")
+        return
     found = texts(random.Random(0))
     characters = corpus.characters()
     arrays = automaton(Smoothed(continuations(count(found)), characters), characters)
-    path = WORKSPACE / "recognition" / "language_model.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **arrays)
     sizes = {"characters of text": sum(map(len, found)), "states": len(arrays["lower"]), "n-grams": len(arrays["arc_symbol"])}

@@ -405,6 +405,7 @@ class Training:
         decay_starts = self.options.steps * (1 - DECAY_SHARE)
         if decay_starts - SAVE_EVERY < self.step <= decay_starts:
             shutil.copy(self.folder / "state.pt", self.folder / "before-decay.pt")  # to go on from, should there be more steps
+        (self.folder / "temperature.json").unlink(missing_ok=True)  # calibrate.py's: of weights that are replaced now
         write_recognition_directory(self.folder, CONFIG, self.tokens, self.mean, self.scale, self.average)
 
     def _restore(self, state: dict[str, Any]) -> None:

@@ -42,7 +42,7 @@ def convert_model(directory: Path, description: Description, target: Path) -> No
         OSError: a file cannot be written.
     """
     log.info("conversion_loading", model=str(directory))
-    model = load_model(directory, description.model_class, "cpu")
+    model = load_model(directory, description.model_class, "cpu", with_language=False)  # graphs do not depend on it
     log.info("conversion_writing", parameters=model.num_parameters)
     write_graphs(model, description, target)
     log.info("conversion_checking")

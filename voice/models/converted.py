@@ -128,13 +128,14 @@ def convert(directory: Path, description: Description, log_format: str) -> Path 
     return target
 
 
-def load_converted(graphs: Path, directory: Path, num_threads: int) -> OnnxModel:
+def load_converted(graphs: Path, directory: Path, num_threads: int, *, with_language: bool = True) -> OnnxModel:
     """Open the sessions of a converted model.
 
     Args:
         graphs: from ``find_conversion`` or ``convert``.
         directory: the model's own.
         num_threads: of one operation.
+        with_language: read the language model beside the model, too, where there is one.
 
     Raises:
         ModelLoadFailed: a file is missing or damaged, or int8 products overflow on this processor.
@@ -153,7 +154,8 @@ def load_converted(graphs: Path, directory: Path, num_threads: int) -> OnnxModel
             raise damaged(
                 description.files["token_list"], f"has {len(tokens)} tokens, but the model was converted with {settings['num_tokens']}"
             )
-    return OnnxModel(directory, description, tokens, settings, sessions, read_language_model(directory, tokens))
+    language = read_language_model(directory, tokens) if with_language else None
+    return OnnxModel(directory, description, tokens, settings, sessions, language)
 
 
 def discard(graphs: Path) -> None:

@@ -69,13 +69,14 @@ _MAX_LAYERS_CHARACTERS = 1_000
 """Of the text that lists them: Python's parser may crash on a long one."""
 
 
-def load_model(directory: Path, model_class: str | tuple[str, ...], device: str) -> FunasrModel:
+def load_model(directory: Path, model_class: str | tuple[str, ...], device: str, *, with_language: bool = True) -> FunasrModel:
     """Read a FunASR model directory. Where the device has too little memory, the model is on the CPU.
 
     Args:
         directory: holds config.yaml and the files that configuration.json, or else FunASR's custom, names.
         model_class: the class that config.yaml must name, or several of which it must name one.
         device: ``cpu`` or ``cuda``.
+        with_language: read the language model beside it, too, where there is one.
 
     Raises:
         ModelLoadFailed: a file is missing, damaged or not the one that SHA256SUMS lists (where there is one), the class is
@@ -96,7 +97,7 @@ def load_model(directory: Path, model_class: str | tuple[str, ...], device: str)
     with blaming(files["config"], wrong):
         module = _with_weights(build, state, files["init_param"])
     num_parameters = sum(parameter.numel() for parameter in module.parameters())
-    language = read_language_model(directory, tokens)
+    language = read_language_model(directory, tokens) if with_language else None
     model = FunasrModel(directory, module.eval(), tokens, tokenizer, frontend, device, num_parameters, language)
     try:
         module.to(device)

@@ -2,17 +2,18 @@
 
 ``TokenPosteriors`` -> committed ``Token``. The posteriors of a firing do not depend on the tokens chosen for the others, so nothing is
 decoded again for another path, and of two paths in one state, of the hotword automaton and of the language model, the better one stays
-the better one. With hotwords alone the search is exact; with a language model paths that are far behind are dropped. Tokens on which all
-paths agree that can still win are committed; without either each is the likeliest token, at once. A token's confidence is its posterior:
-hotwords and language change which token is chosen, never its confidence.
+the better one. With hotwords alone the search is exact; with a language model paths that are far behind, or too many, are dropped. Tokens
+on which all paths agree that can still win are committed; without hotwords and language model each is the likeliest token, at once. A
+token's confidence is its posterior: hotwords and language change which token is chosen, never its confidence.
 
 A ``TokenSearch`` holds the open paths of one utterance. Worker thread only.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,9 +28,10 @@ from voice.transcript import Token
 _NUM_LIKELIEST = 16
 """Tokens that a path may take for each firing; tokens that continue its hotword are tried too."""
 _MAX_PATHS = 32
-"""Bounds the cost of a search. With a thousand hotwords no search was observed to reach it, so in practice the search is exact."""
-_LANGUAGE_MARGIN = 4.0
-"""Nats that a path may be behind the best one, and still be followed for what the language model may say of the tokens after it."""
+"""Bounds the cost of a search. With a thousand hotwords and no language model no search was observed to reach it."""
+_LANGUAGE_MARGIN = 10.0
+"""So many nats of the language model, times its weight, a path may be behind the best one and still be followed: the tokens after it may
+make up for it. tools/embedded_models/README.md has what other margins bring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class TokenSearch:
     """The search through one utterance."""
 
     def __init__(
-        self, vocabulary: Vocabulary, hotwords: HotwordGraph, language: LanguageModel | None = None, *, from_start: bool = True
+        self, vocabulary: Vocabulary, hotwords: HotwordGraph, language: LanguageModel | None = None, *, before: Sequence[str] | None = None
     ) -> None:
         """Begin.
 
@@ -56,10 +58,10 @@ class TokenSearch:
             vocabulary: the tokens that the posteriors are of.
             hotwords: of this utterance.
             language: of the same tokens; None for none.
-            from_start: whether the first firing is the utterance's first, and not one amid it.
+            before: the tokens before the first firing, as far as they are known; None where it is the utterance's first.
         """
         self._vocabulary, self._hotwords, self._language = vocabulary, hotwords, language
-        self._paths = [_Path(0.0, ROOT, language.start if language and from_start else NO_CONTEXT)]
+        self._paths = [_Path(0.0, ROOT, _context(language, before))]
         self._open: list[TokenPosteriors] = []
 
     def advance(self, firings: Sequence[TokenPosteriors]) -> list[Token]:
@@ -93,7 +95,10 @@ class TokenSearch:
         return other
 
     def num_firm(self) -> int:
-        """How many of the open tokens ``finish`` would decide now as they stand on every path that a hotword may still make win."""
+        """How many of the open tokens no hotword can change any more: all paths that one may still make win have them in common.
+
+        What the language model may still change is not counted as open.
+        """
         best = max(self._paths, key=self._settled_score)
         floor = self._settled_score(best)
         return _num_agreed([best, *(path for path in self._paths if self._promise(path) > floor)])
@@ -118,24 +123,24 @@ class TokenSearch:
         count = min(_NUM_LIKELIEST, len(scores))
         likeliest = np.argpartition(scores, -count)[-count:].tolist()
         tried = [{*likeliest, *self._hotwords.continuations(path.state)} - self._vocabulary.silent_ids for path in self._paths]
-        following = self._continued(tried)
+        following = iter(self._continued(tried))
         best: dict[tuple[int, int], _Path] = {}
-        for path, token_ids, continued in zip(self._paths, tried, following, strict=True):
+        for path, token_ids in zip(self._paths, tried, strict=True):
             for token_id in token_ids:
                 state, earned = self._hotwords.step(path.state, token_id)
-                context, added = continued[token_id] if continued else (NO_CONTEXT, 0.0)
+                context, added = next(following)
                 score = path.score + float(scores[token_id]) + earned + added
                 if (state, context) not in best or score > best[state, context].score:
                     best[state, context] = _Path(score, state, context, (*path.token_ids, token_id))
         return list(best.values())
 
-    def _continued(self, tried: list[set[int]]) -> list[dict[int, tuple[int, float]]]:
-        """For each path, token id -> what the language model makes of it: its next state and what it adds, in nats."""
+    def _continued(self, tried: list[set[int]]) -> Iterable[tuple[int, float]]:
+        """For each path and each of its tokens, in order: the next state of the language model, and what it adds, in nats."""
         if self._language is None:
-            return [{} for _ in tried]
-        token_ids = list(set().union(*tried))
-        added, contexts = self._language.step([path.context for path in self._paths], token_ids)
-        return [dict(zip(token_ids, zip(*row, strict=True), strict=True)) for row in zip(contexts.tolist(), added.tolist(), strict=True)]
+            return itertools.repeat((NO_CONTEXT, 0.0))
+        contexts = [path.context for path, token_ids in zip(self._paths, tried, strict=True) for _ in token_ids]
+        added, following = self._language.step(contexts, list(itertools.chain(*tried)))
+        return zip(following.tolist(), added.tolist(), strict=True)
 
     def _pruned(self, paths: list[_Path]) -> list[_Path]:
         """The paths that can still win: those that would beat the best path's settled score if their hotword were completed.
@@ -143,9 +148,9 @@ class TokenSearch:
         With a language model also those that are not far behind.
         """
         certain = max(paths, key=self._settled_score)
-        floor = self._settled_score(certain) - (_LANGUAGE_MARGIN if self._language else 0.0)
+        floor = self._settled_score(certain) - (_LANGUAGE_MARGIN * self._language.weight if self._language else 0.0)
         open_paths = [path for path in paths if path is not certain and self._promise(path) > floor]
-        return [certain, *sorted(open_paths, key=lambda path: -path.score)[: _MAX_PATHS - 1]]
+        return [certain, *sorted(open_paths, key=lambda path: -self._promise(path))[: _MAX_PATHS - 1]]
 
     def _settle(self) -> list[Token]:
         """Decide the first tokens, on which all paths agree, and drop them from the paths."""
@@ -168,3 +173,10 @@ def _num_agreed(paths: Sequence[_Path]) -> int:
     """How many tokens all paths begin with."""
     first, *others = (path.token_ids for path in paths)
     return next((place for place, token_id in enumerate(first) if any(other[place] != token_id for other in others)), len(first))
+
+
+def _context(language: LanguageModel | None, before: Sequence[str] | None) -> int:
+    """State of the language model before the first firing."""
+    if language is None:
+        return NO_CONTEXT
+    return language.start if before is None else language.after(before)

@@ -140,7 +140,8 @@ class SlicedStream(LocalStream):
     def _decode_window(self, *, is_final: bool) -> tuple[list[Token], list[Token]]:
         """The tokens of the window that are decided, then those that a hotword may still change."""
         begin = self.decoded_until - len(self._window)
-        search = TokenSearch(self._engine.vocabulary, self._hotwords, self._engine.language, from_start=begin == self._first_sample)
+        before = None if begin == self._first_sample else [token.text for token in self._committed if token.end_sample <= begin]
+        search = TokenSearch(self._engine.vocabulary, self._hotwords, self._engine.language, before=before)
         decided = search.advance(decode_whole(self._engine, self._window, begin, is_final=is_final))
         num_firm = search.num_firm()
         rest = search.finish()

@@ -1,9 +1,9 @@
 """Streaming mode: each chunk commits its tokens, and the tokens in its look-ahead are shown as a provisional tail.
 
 Samples of one utterance -> ``Hypothesis``. Between two chunks the audio so far is decoded on a copy of the engine's state, and all of its
-tokens are provisional: they are shown up to a chunk earlier, and nothing depends on them. A token that may yet become part of a hotword is
-provisional too. A stream holds the engine's state, the samples of the unfinished chunk, the CIF's state, the search and the committed
-tokens; streams share only the weights. Worker thread only; any exception leaves the stream unusable.
+tokens are provisional: they are shown up to a chunk earlier, and nothing depends on them. A token that the next ones may still change,
+with hotwords or a language model, is provisional too. A stream holds the engine's state, the samples of the unfinished chunk, the CIF's
+state, the search and the committed tokens; streams share only the weights. Worker thread only; any exception leaves the stream unusable.
 """
 
 from __future__ import annotations
