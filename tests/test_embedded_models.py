@@ -431,3 +431,29 @@ def test_calibration_divides_the_weight_of_the_language_model(tool, tmp_path: Pa
         calibrate.weigh(path, 0.8)
         with np.load(path) as arrays:
             assert (float(arrays["weight"]), int(arrays["start"])) == (pytest.approx(0.5), 3)
+
+
+def test_of_a_batch_for_emotion_half_is_acted_and_a_sixth_is_read(tool) -> None:
+    train_emotion = tool("train_emotion")
+    step = np.repeat(np.array([1, -1], np.int16), 40_000)
+    styles, read = [("surprised", step)], [("neutral", step)]
+    acted = {"angry": [step], "sad": [step], "other": [step]}
+    audio, targets = train_emotion.batch_of(styles, acted, read, np.random.default_rng(0))
+    counted = Counter(list(train_emotion.LABELS)[target] for target in targets.tolist())
+    assert (len(targets), counted["surprised"], counted["neutral"]) == (36, 12, 6)
+    assert counted["angry"] + counted["sad"] + counted["other"] == 18
+    assert audio.shape[0] == 36
+    assert 1.2 * 16_000 <= audio.shape[1] <= 3.6 * 16_000
+
+
+def test_people_who_read_are_neutral_and_all_their_shards_are_heard(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_emotion, shards = tool("train_emotion"), tool("shards")
+    monkeypatch.setattr(train_emotion, "WORKSPACE", tmp_path)
+    monkeypatch.setattr(train_emotion, "READERS", {"aishell": 4})
+    for part in range(2):
+        clips = [np.full(10, 100 * part + number, np.int16) for number in range(5)]
+        shards.write_shard(tmp_path / "speech" / "train" / f"aishell-000{part}.npz", [{"text": "字"}] * 5, clips)
+    found = train_emotion.read_readers(np.random.default_rng(0))
+    assert [label for label, _ in found] == ["neutral"] * 4
+    assert sorted(int(clip[0]) // 100 for _, clip in found) == [0, 0, 1, 1]
+    assert len({int(clip[0]) for _, clip in found}) == 4, "none twice"
