@@ -27,6 +27,7 @@ from voice.models.converted import CONVERTER_VERSION, find_conversion, load_conv
 from voice.models.converted import convert as convert_in_process
 from voice.models.directory import describe_model
 from voice.models.funasr_model import FunasrModel
+from voice.models.language_model import FILE as LANGUAGE_MODEL
 from voice.models.loader import load_model
 from voice.models.onnx_session import open_session
 from voice.recognition.onnx_engine import OnnxEngine
@@ -96,6 +97,15 @@ def test_a_start_from_converted_models_imports_neither_torch_nor_funasr_and_send
     assert final["emotion"]["label"] == "neutral"
     assert "IMPORTED []" in result.stderr
     assert list(tmp_path.iterdir()) == [], "ONNX Runtime's telemetry keeps an identifier and a database there"
+
+
+def test_graphs_do_not_depend_on_the_language_model_beside_a_model(model_dir: Path, tmp_path: Path) -> None:
+    """A damaged one stops no conversion, whose failure would be remembered for weights that are whole."""
+    (model_dir / LANGUAGE_MODEL).write_bytes(b"PK")
+    target = tmp_path / "graphs"
+    target.mkdir()
+    convert.convert_model(model_dir, describe(model_dir), target)
+    assert (target / "encoder.onnx").read_bytes() == (EMBEDDED_ASR / "onnx" / "encoder.onnx").read_bytes()
 
 
 # --- conversion at the first start --------------------------------------------------------------------------------------

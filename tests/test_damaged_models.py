@@ -317,7 +317,6 @@ NUM_TOKENS = len(json.loads((EMBEDDED / "asr" / "tokens.json").read_text(encodin
 OTHER_NUMBER = f"tokens, but model.pt was trained with {NUM_TOKENS}"
 NUM_BLOCKS = yaml.safe_load((EMBEDDED / "asr" / "config.yaml").read_text(encoding="utf-8"))["encoder_conf"]["num_blocks"]
 WEIGHTS = tuple(torch.load(EMBEDDED / "asr" / "model.pt", mmap=True, weights_only=True))
-NUM_WEIGHTS = len(WEIGHTS)
 NUM_WEIGHTS, BLOCK_WEIGHTS = len(WEIGHTS), sum(name.startswith("encoder.encoders.0.") for name in WEIGHTS)
 FILES = ("config.yaml", "configuration.json", "SHA256SUMS", "model.pt", "tokens.json", "am.mvn")
 

@@ -375,7 +375,7 @@ def test_a_trigram_that_was_seen_once_is_left_out(tool) -> None:
 
 @pytest.fixture
 def ngrams(tool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script, over a workspace of few texts: each source the same two lines, and a dictionary of four words."""
+    """The script, over a workspace of few texts: each source the same two lines, and a dictionary of five words."""
     ngrams, corpus, shards = tool("ngrams"), tool("corpus"), tool("shards")
     dictionary = [("公园", 10_000), ("好吗", 100), ("我", 10_000), ("公式", 10_000), ("去你", 0)]
     monkeypatch.setattr(corpus, "dictionary", lambda: dictionary)

@@ -378,10 +378,15 @@ def test_a_token_that_a_hotword_may_change_waits_with_a_language_model_too() -> 
     assert shown(stream) == "五一二三"
 
 
-@pytest.mark.parametrize(("before", "expected"), [(0, "一"), (SLICE, "四")])
-def test_only_the_first_window_begins_at_the_start_of_a_sentence(before: int, expected: str) -> None:
-    stream = stream_of(speaking(S一=-0.5), context=0)
-    stream.accept(frames(*[0] * before))
+@pytest.mark.parametrize(
+    ("before", "expected"),
+    [((), "一"), ((0, 0, 0, 0), "四"), ((0, FIVE, 0, 0), "五一"), ((0, FIVE, SIX, 0), "五六四")],
+    ids=["the start of the utterance", "amid it, nothing said before", "amid it, behind a word", "amid it, behind another word"],
+)
+def test_a_window_begins_behind_the_tokens_that_were_committed_before_it(before: tuple[int, ...], expected: str) -> None:
+    """The language model expects 一 at the start of an utterance and behind 五. No window reaches into the one before it."""
+    stream = stream_of(speaking(S一=-0.5, 五一=-0.5), context=0)
+    stream.accept(frames(*before))
     stream.accept(np.concatenate((LIKE_ONE, frames(0, 0, 0))))
     assert shown(stream) == expected
 

@@ -2,7 +2,7 @@
 
 Character trigrams of the training texts, smoothed by interpolated Kneser-Ney with absolute discounting (Chen and Goodman, An Empirical
 Study of Smoothing Techniques for Language Modeling, 1999). Trigrams that were seen once are left out: that costs 3 % of the perplexity and
-leaves a fifth of them. Words of jieba's dictionary are counted beside the texts, by their frequency: the texts lack most of them.
+leaves a quarter of them. Words of jieba's dictionary are counted beside the texts, by their frequency: the texts lack most of them.
 
 Clauses of at least four characters that stand in a test sentence of synthesize.py are left out. voice/models/language_model.py says what
 the file holds. Runs in the synthesis environment: jieba.
@@ -14,7 +14,7 @@ import json
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import corpus
 import numpy as np
@@ -28,8 +28,6 @@ WORD_POWER, WORD_SHARE = 0.75, 0.03  # of a word's frequency in the dictionary, 
 WEIGHT = 0.4  # README.md has what others bring
 START = "^"
 UNKNOWN_NATS = -20.0  # no text holds such a character
-
-NGrams = Mapping[str, float]
 
 
 def texts(rng: random.Random) -> list[str]:
