@@ -250,6 +250,8 @@ class PortAudio:
         """Each opening delivers a block of ones when it starts, as a real device does soon after."""
         self.may_open = threading.Event()
         self.may_open.set()
+        self.close_sec = 0.0
+        """How long it takes to close a device."""
         self.streams: list[Stream] = []
 
     @property
@@ -280,6 +282,7 @@ class Stream:
             self.deliver(0.01)
 
     def close(self) -> None:
+        time.sleep(self.library.close_sec)
         self.open = False
         self.options["finished_callback"]()
 
@@ -650,6 +653,25 @@ def test_an_opening_in_flight_at_a_stop_is_closed_when_it_is_done(scene: Scene):
     assert microphone.waiting_sec == 0, "it delivered nothing"
 
 
+def test_a_lost_device_is_closed_before_a_stop_returns(scene: Scene):
+    """The interpreter may end then, which threads of PortAudio do not survive."""
+    microphone = scene.open(wait_for_device=False)
+    scene.library.close_sec = 0.3
+    scene.loss(AudioStalled)
+    assert scene.library.open_streams, "it is being closed"
+    microphone.close()
+    assert not scene.library.open_streams
+
+
+def test_a_lost_device_that_cannot_be_closed_is_left_behind(scene: Scene, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("voice.capture.opener._CLOSE_TIMEOUT_SEC", 0.1)
+    microphone = scene.open(wait_for_device=False)
+    scene.library.close_sec = 1.0
+    scene.loss(AudioStalled)
+    microphone.close()
+    assert scene.library.open_streams
+
+
 def test_an_opening_that_hangs_is_left_behind_and_closed_if_it_ends(scene: Scene, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("voice.capture.opener._OPEN_TIMEOUT_SEC", 0.2)
     scene.library.may_open.clear()
@@ -657,7 +679,7 @@ def test_an_opening_that_hangs_is_left_behind_and_closed_if_it_ends(scene: Scene
     assert "did not answer" in str(scene.loss())
     scene.library.may_open.set()
     scene.back()
-    assert len(scene.library.open_streams) == 1
+    scene.until(lambda: len(scene.library.open_streams) == 1)
 
 
 def test_without_waiting_a_device_that_is_not_there_ends_the_start(scene: Scene):

@@ -52,6 +52,8 @@ class Opener:
         self._ledger = ledger
         self._control = ControlThread()
         self._opening: Future[Capture] | None = None
+        self._abandoned: Future[None] | None = None
+        """The closing of the device that was abandoned last."""
         self._opening_until = self._next_try_at = 0.0
         self._pause_sec = _FIRST_PAUSE_SEC
         self.home: Source | None = None
@@ -96,11 +98,14 @@ class Opener:
     def abandon(self, capture: Capture) -> None:
         """Close a device that is of no use any more; the next try is made at once, after it on the same thread."""
         capture.retire()
-        self._control.submit(capture.close)
+        self._abandoned = self._control.submit(capture.close)
         self._pause_sec, self._next_try_at = _FIRST_PAUSE_SEC, clock_sec()
 
     def close(self, capture: Capture | None) -> None:
-        """Close the device, if it is open, and end a search."""
+        """Close the device, if it is open, and end a search. One that was abandoned just before is closed, too, when this returns.
+
+        The process would else end with a segmentation fault: PortAudio's threads do not survive the interpreter.
+        """
         if self._opening is not None:
             opening = self._opening
             self._control.submit(lambda: close_unwanted(opening))
@@ -110,6 +115,8 @@ class Opener:
                 result_of(self._control.submit(capture.close), _CLOSE_TIMEOUT_SEC)
             except AudioDeviceUnavailable as error:
                 log.warning("microphone_close_failed", device=capture.name, error=describe(error))
+        elif self._abandoned is not None:
+            wait([self._abandoned], _CLOSE_TIMEOUT_SEC)
         self.sound_server.close()
 
     def _result(self, opening: Future[Capture]) -> Capture:
