@@ -6,6 +6,7 @@ import atexit
 import functools
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -111,8 +112,8 @@ def of_type(events: list[Event], kind: str) -> list[Event]:
 
 
 def final_texts(events: list[Event]) -> list[str]:
-    """What was recognised, without marks."""
-    return [event["raw_text"] for event in of_type(events, "final")]
+    """The texts of the finals, without marks."""
+    return [re.sub("[，。？、]", "", event["text"]) for event in of_type(events, "final")]
 
 
 @dataclass

@@ -94,13 +94,14 @@ def test_a_start_from_converted_models_imports_neither_torch_nor_funasr_and_send
     assert (result.returncode, final_texts(result.events)) == (0, [TEXT])
     (final,) = of_type(result.events, "final")
     assert final["text"] == f"{TEXT}。"
-    assert final["emotion"]["label"] == "neutral"
+    assert final["emotion"]["confidence"] > 1 / 9
     assert "IMPORTED []" in result.stderr
     assert list(tmp_path.iterdir()) == [], "ONNX Runtime's telemetry keeps an identifier and a database there"
 
 
 def test_graphs_do_not_depend_on_the_language_model_beside_a_model(model_dir: Path, tmp_path: Path) -> None:
     """A damaged one stops no conversion, whose failure would be remembered for weights that are whole."""
+    (model_dir / "SHA256SUMS").unlink()
     (model_dir / LANGUAGE_MODEL).write_bytes(b"PK")
     target = tmp_path / "graphs"
     target.mkdir()

@@ -27,6 +27,7 @@ from voice.finalization.emotion import EMOTION_NAMES, EmotionLabeller, EmotionSe
 from voice.finalization.finalizer import Draft, Finalizer, LateLabel, PreparedFinal, Submitted
 from voice.losses import LossLedger
 from voice.pipeline import Pipeline, PipelineSettings
+from voice.recognition.second_pass import SamePass
 from voice.recognition.sliced import SlicedRecognizer
 from voice.recognition.streaming import StreamingRecognizer
 from voice.transcript import EmotionName, Endpoint
@@ -130,7 +131,7 @@ def real(paraformer: Any, vad: Any, mode: str, settings_: PipelineSettings = SET
         if mode == "streaming"
         else SlicedRecognizer(paraformer, slice_samples=9_600, context_samples=57_600, edge_samples=5_760)
     )
-    return build(recognizer, vad, settings_=settings_)
+    return build(recognizer, vad, Finalizer(second_pass=SamePass(paraformer)), settings_=settings_)
 
 
 @pytest.mark.parametrize("mode", ["streaming", "sliced"])

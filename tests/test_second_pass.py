@@ -55,7 +55,7 @@ def test_hotwords_steer_the_second_pass_too(engine: TorchEngine) -> None:
     samples, (text,) = example("air_conditioner")
     wrong = engine.vocabulary.tokens.index("零")
     right = [engine.vocabulary.tokens.index(character) for character in text]
-    graph = HotwordGraph([((right[0], wrong), 10.0)])  # enough to overrule anybody
+    graph = HotwordGraph([((right[0], wrong), 100.0)])  # enough to overrule anybody
     assert text_of(SamePass(engine, lambda: graph).tokens(samples)).startswith(text[0] + "零")
 
 

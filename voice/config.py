@@ -315,6 +315,13 @@ class Settings(Section):
         return self.server is None or self.engine.fallback == "local"
 
     @property
+    def second_pass(self) -> str:
+        """``final.second_pass``; for auto ``same`` with the embedded model, whose finals gain much by it, else ``off``."""
+        if self.final.second_pass != "auto":  # noqa: S105 -- no password
+            return self.final.second_pass
+        return "same" if self.embedded and self.server is None else "off"
+
+    @property
     def look_backs(self) -> tuple[int, int]:
         """Encoder and decoder look-back; for null the one that fits ``chunk_size``."""
         fitting = self.streaming.fitting_look_backs
@@ -334,7 +341,7 @@ class Settings(Section):
             broken.append("embedded and model_dir exclude each other: one model at a time")
         if self.model.engine == "onnx" and self.model.device_type == "cuda":
             broken.append("model.engine: onnx runs on the CPU; for device_type cuda use torch or auto")
-        if self.server is not None and self.final.second_pass != "off":  # noqa: S105 -- no password
+        if self.server is not None and self.final.second_pass not in ("off", "auto"):
             broken.append("final.second_pass: a server gives no confidence to compare with; leave it off, the server has a second pass")
         if self.control == "stdin" and self.audio.input == "-":
             broken.append("control: stdin is the audio input; commands need it for themselves")

@@ -109,7 +109,7 @@ def add_model_flags(parser: argparse.ArgumentParser) -> None:
     model.add_argument("--engine-ca", dest="engine.ca", metavar="FILE", help="certificates (PEM) that may sign the server's")
     model.add_argument("--engine-insecure", dest="engine.insecure", action="store_true", help="take any certificate of a server")
     model.add_argument("--vad-engine", dest="vad.engine", metavar="silero|fsmn", help="voice activity detection")
-    model.add_argument("--second-pass", dest="final.second_pass", metavar="off|same|NAME|DIR", help="decodes finals with full context")
+    model.add_argument("--second-pass", dest="final.second_pass", metavar="auto|off|same|NAME|DIR", help="decodes finals with full context")
     model.add_argument("--punctuation-model", dest="final.punctuation_model", metavar="NAME|DIR|off", help="adds punctuation to finals")
     model.add_argument("--emotion-model", dest="emotion.model", metavar="NAME|DIR", help="emotion2vec+ model")
     model.add_argument("--speakers", dest="speakers.enabled", action="store_true", help="label finals with their speakers: A, B, ...")

@@ -25,6 +25,7 @@ from evaluate import (
     expected_calibration_error,
     for_calibration,
     in_noise,
+    load_engine,
     recognizers,
     right_tokens,
     test_utterances,
@@ -70,7 +71,7 @@ def fit(directory: Path, per_kind: int) -> float:
 
     TokenSearch._token = recorded  # type: ignore[method-assign]  # noqa: SLF001
     logits, ids, right = [], [], []
-    for reference, tokens in heard(recognizers(directory)["streaming"], per_kind, EVALUATED):
+    for reference, tokens in heard(recognizers(load_engine(directory))["streaming"], per_kind, EVALUATED):
         logits += [rows[token][0] for token in tokens]
         ids += [rows[token][1] for token in tokens]
         right += right_tokens(reference, tokens)

@@ -1,15 +1,15 @@
-"""The recognition model: `python train_recognition.py [--processes 1] [--steps 27000] [--device cpu]`.
+"""The recognition model: `python train_recognition.py [--processes 1] [--steps 18000] [--device cpu]`.
 
 A small ParaformerStreaming, trained from nothing with FunASR's own forward. What is added to it:
 
 - a CTC branch of weight 0.3 while training, over syllables with their tones, of which there are far fewer than characters: the encoder
   finds its alignment much sooner, and what it learns of one character's sound serves all that sound alike; the branch is not shipped;
 - `encode` honours the chunk pair that `forward` draws (FunASR's swallows it), so that both (12, 8) and (15, 10) are trained;
-- two thirds of the steps hear whole utterances, which costs two thirds of chunks (FunASR lays each chunk out with its context, twice
-  the frames); the last third trains the chunks, laid out as streaming inference does (chunk_layout.py), and every fourth step of it
+- four fifths of the steps hear whole utterances, which costs two thirds of chunks (FunASR lays each chunk out with its context,
+  twice the frames); the others train the chunks, laid out as streaming inference does (chunk_layout.py), and every fourth step of them
   whole utterances still: the sliced mode decodes its windows so;
 - beside the speech of each step the decoder learns from sentences that nobody spoke (language.py);
-- the learning rate rises, stays, and falls over the last quarter of the steps; what ships is the exponential average of the weights.
+- the learning rate rises, stays, and falls over the last sixth of the steps; what ships is the exponential average of the weights.
 
 The first steps hear only the mild pass of the features, the others all of them. One process has all CPUs for its threads; several
 share a batch and average their gradients, for machines whose CPUs are cores. The state is saved every 500 steps and taken up again.
@@ -121,8 +121,8 @@ SPEC_AUGMENT = {
 CTC_WEIGHT = 0.3
 TEXT_WEIGHT, TEXT_SENTENCES, TEXT_FROM = 0.5, 40, 4000  # of a step, from that one on: before, no encoding is worth keeping
 HEARD_FOR_TEXT = 10  # utterances of each step whose encodings are kept
-PEAK_RATE, WARM_UP_STEPS, DECAY_SHARE, WEIGHT_DECAY = 1.4e-3, 1000, 0.25, 1e-2
-WHOLE_SHARE, WHOLE_EVERY = 0.65, 4
+PEAK_RATE, WARM_UP_STEPS, DECAY_SHARE, WEIGHT_DECAY = 1.4e-3, 1000, 1 / 6, 1e-2
+WHOLE_SHARE, WHOLE_EVERY = 0.805, 4
 FRAMES_PER_STEP = 1920  # of 60 ms, padding included, all processes together
 SHAPE_STEPS = 8
 MILD_STEPS = 1500
@@ -476,7 +476,7 @@ def main() -> None:
     """Train, from where an earlier run stopped."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--processes", type=int, default=1, help="on the CPU, which they share (default: 1)")
-    arguments.add_argument("--steps", type=int, default=27_000)
+    arguments.add_argument("--steps", type=int, default=18_000)
     arguments.add_argument("--device", default="cpu")
     arguments.add_argument("--resume", help="a state to go on from (default: the latest)")
     options = arguments.parse_args()

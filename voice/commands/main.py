@@ -38,8 +38,8 @@ DESCRIPTION = """Mandarin speech recognition on this machine: live text of a mic
 and files to text and subtitles.
 
 With --embedded it works at once and offline, but those models are small and
-know synthetic voices only: they recognise no people. Without --embedded the
-first start downloads models that do, about 2.3 GB."""
+understand people in part. Without --embedded the first start downloads models
+that understand them well, about 2.3 GB."""
 EXAMPLES = """examples:
   voice-asr listen --embedded
   voice-asr run --embedded --input examples/two_utterances.wav

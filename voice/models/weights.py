@@ -95,7 +95,7 @@ def wanted_models(settings: Settings) -> list[tuple[str, str]]:
     wanted = [
         ("recognition", None if settings.embedded or not settings.recognizes_locally else settings.model_dir or settings.model.name),
         ("voice activity", settings.vad.model if settings.vad.engine == "fsmn" else None),
-        ("second pass", None if is_same_weights(settings) else final.second_pass),
+        ("second pass", None if is_same_weights(settings) else settings.second_pass),
         ("punctuation", final.punctuation_model),
         ("emotion", emotion.model if emotion.enabled else None),
         ("speaker", settings.speakers.model if settings.speakers.enabled else None),
@@ -222,7 +222,7 @@ def optional(get: Callable[[], _Part | None], problems: list[ModelLoadFailed]) -
 
 def is_same_weights(settings: Settings) -> bool:
     """Whether the second pass decodes with the streaming model's weights; with ``embedded`` it does instead of any model of a hub."""
-    name = settings.final.second_pass
+    name = settings.second_pass
     return name == "same" or (name != "off" and _embedded_instead_of(name, settings))
 
 
@@ -240,7 +240,7 @@ def _locate_recognition(settings: Settings) -> Path:
 
 
 def _locate_second_pass(settings: Settings) -> Path | None:
-    name = settings.final.second_pass
+    name = settings.second_pass
     return None if name == "off" or is_same_weights(settings) else resolve_model(name, settings.model.hub)
 
 
