@@ -113,7 +113,12 @@ def of_type(events: list[Event], kind: str) -> list[Event]:
 
 def final_texts(events: list[Event]) -> list[str]:
     """The texts of the finals, without marks."""
-    return [re.sub("[，。？、]", "", event["text"]) for event in of_type(events, "final")]
+    return [said(event) for event in of_type(events, "final")]
+
+
+def said(final: Event) -> str:
+    """The text of a final, without marks. ``raw_text`` is what the first pass read, which depends on the moment."""
+    return re.sub("[，。？、]", "", final["text"])
 
 
 @dataclass

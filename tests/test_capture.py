@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import ENTRIES, EXAMPLES, REPOSITORY, environment, example, final_texts, in_time, of_type, start_service
+from harness import ENTRIES, EXAMPLES, REPOSITORY, environment, example, final_texts, in_time, of_type, said, start_service
 from virtual_microphone import NEEDS_PULSEAUDIO, VirtualMicrophone
 
 from voice.models import embedded
@@ -34,7 +34,7 @@ def test_what_is_played_into_the_microphone_comes_out_as_partials_and_a_final(mi
     service.process.send_signal(signal.SIGTERM)
     events, code = service.finish()
     assert code == 0
-    assert final["raw_text"] == example("air_conditioner")[1][0]
+    assert said(final) == example("air_conditioner")[1][0]
     assert final["endpoint"] == "silence"
     partials = [event for event in of_type(events, "partial") if event["trace_id"] == final["trace_id"]]
     assert len(partials) >= 2
@@ -52,7 +52,7 @@ def test_nothing_overflows_while_models_load_and_the_first_words_are_recognised(
     while b"microphone_opened" not in stderr.readline():
         pass
     microphone.play(EXAMPLES / "two_utterances.wav")
-    texts = [service.wait_for(is_final)["raw_text"] for _ in range(2)]
+    texts = [said(service.wait_for(is_final)) for _ in range(2)]
     service.process.send_signal(signal.SIGTERM)
     log = stderr.read()
     events, code = service.finish()

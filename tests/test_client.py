@@ -93,7 +93,7 @@ def test_a_recording_gives_its_finals_and_the_iteration_ends(mode: str) -> None:
     assert [event.text for event in events if isinstance(event, Final)] == TEXTS
     finals = [event for event in events if isinstance(event, Final)]
     assert all(final.tokens and final.level and final.emotion and final.endpoint == "silence" for final in finals)
-    assert [event.label for event in events if isinstance(event, Emotion)] == [final.emotion.label for final in finals]
+    assert [event.label for event in events if isinstance(event, Emotion)] == [final.emotion["label"] for final in finals]
     assert [event.state for event in events if isinstance(event, Status)][-1] == "stopped"
     assert (service.starts, service.state, service.pid) == (1, "stopped", None)
     assert list(service) == [], "a second iteration ends, too"

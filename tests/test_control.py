@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from harness import EXAMPLES, RunningService, command, environment, example, final_texts, in_time, of_type, run_service, start_service
+from harness import EXAMPLES, RunningService, command, environment, example, final_texts, in_time, of_type, run_service, said, start_service
 
 from voice.errors import ControlInvalid
 from voice.process.clock import clock_sec
@@ -194,7 +194,7 @@ def test_mute_ends_the_utterance_hears_nothing_and_loses_nothing(mode: str, tmp_
     events, code = service.finish()
     assert code == 0
     finals = of_type(events, "final")
-    assert [event["raw_text"] for event in finals[1:]] == [second_text]
+    assert [said(event) for event in finals[1:]] == [second_text]
     assert finals[1]["start_ms"] == pytest.approx(8_736, abs=100), "time goes on while muted"
     assert of_type(events, "status_event")[-1]["totals"]["lost_ms"] == 0
     assert of_type(events, "error_event") == []

@@ -17,7 +17,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import EXAMPLES, RunningService, command, environment, example, in_time, of_type, parse_events, resident_bytes, start_service
+from harness import (
+    EXAMPLES,
+    RunningService,
+    command,
+    environment,
+    example,
+    final_texts,
+    in_time,
+    of_type,
+    parse_events,
+    resident_bytes,
+    start_service,
+)
 
 from voice.errors import OutputGone
 from voice.output.event_queue import EventQueue
@@ -321,7 +333,7 @@ def test_speech_goes_on_while_the_reader_stalls_and_every_final_arrives_afterwar
     service.process.stdin = None
     events, code = service.finish()
     assert code == 0
-    assert [event["raw_text"] for event in of_type(events, "final")] == list(example("two_utterances")[1]) * 9
+    assert final_texts(events) == list(example("two_utterances")[1]) * 9
 
 
 @pytest.mark.slow
@@ -336,7 +348,7 @@ def test_a_reader_slower_than_a_file_gets_every_event_and_exit_0() -> None:
         service.process.wait(timeout=5)  # longer than a stop would wait
     events, code = service.finish()
     assert code == 0
-    assert [event["raw_text"] for event in of_type(events, "final")] == list(example("two_utterances")[1])
+    assert final_texts(events) == list(example("two_utterances")[1])
 
 
 @pytest.mark.slow
@@ -367,7 +379,7 @@ def test_a_stdout_that_does_not_block_gives_every_event_to_a_slow_reader() -> No
             events = parse_events(stdout.read())
         process.communicate(timeout=30)
     assert process.returncode == 0
-    assert [event["raw_text"] for event in of_type(events, "final")] == list(example("two_utterances")[1])
+    assert final_texts(events) == list(example("two_utterances")[1])
 
 
 @pytest.mark.slow

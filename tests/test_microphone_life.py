@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import EXAMPLES, Event, RunningService, example, in_time, of_type, start_service
+from harness import EXAMPLES, Event, RunningService, example, in_time, of_type, said, start_service
 from virtual_microphone import DESCRIPTION, NEEDS_PULSEAUDIO, VirtualMicrophone, stop_capture
 
 from voice.errors import EXIT_INPUT
@@ -41,7 +41,7 @@ def speak(microphone: VirtualMicrophone, service: RunningService) -> Event:
     """The final of a command that is spoken now."""
     microphone.play(EXAMPLES / "air_conditioner.wav")
     final = service.wait_for(is_final)
-    assert final["raw_text"] == TEXT
+    assert said(final) == TEXT
     return final
 
 
@@ -168,7 +168,7 @@ def test_a_process_that_was_frozen_hears_what_waited_and_counts_the_rest(microph
     microphone.play(EXAMPLES / "air_conditioner.wav")
     time.sleep(30)
     os.kill(service.process.pid, signal.SIGCONT)
-    assert service.wait_for(is_final)["raw_text"] == TEXT
+    assert said(service.wait_for(is_final)) == TEXT
     assert said_in_time(service, in_time(4))["error_code"] == "audio_overrun"
     speak(microphone, service)
     events, totals = stop(service)
