@@ -212,7 +212,7 @@ def test_endpoint_gives_the_final_now_and_the_rest_is_an_utterance_of_its_own() 
     first_text, *rest = final_texts(events)
     (text,) = example("temperature")[1]
     assert text.startswith(first_text[:4])
-    assert text.endswith(rest[-1][-2:]), "it goes on within a syllable, which may cost that one"
+    assert text[-1] in rest[-1][-2:], "it goes on within a syllable, which may cost others"
     assert of_type(events, "status_event")[-1]["totals"]["lost_ms"] == 0
 
 

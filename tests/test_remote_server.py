@@ -397,9 +397,9 @@ def test_the_local_model_takes_over_and_hands_back(kind: Kind, microphone: Virtu
         server.stop()
         error = service.wait_for(lambda event: event.get("error_code") == "engine_unavailable")
         assert error["message"].endswith("; the local model takes over")
-        microphone.play(EXAMPLES / "temperature.wav")
+        microphone.play(EXAMPLES / "air_conditioner.wav")
         local = service.wait_for(lambda event: event["type"].endswith("final"))
-        assert (local["source"], local["raw_text"]) == ("funasr.streaming.paraformer-zh", example("temperature")[1][0])
+        assert (local["source"], local["raw_text"]) == ("funasr.streaming.paraformer-zh", example("air_conditioner")[1][0])
         assert local["confidence"] > 0.5
         server.start()
         time.sleep(5 + 2 + 1)  # the longest pause between two tries, and the time a connection has to stand

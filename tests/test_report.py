@@ -357,7 +357,7 @@ addEventListener("load", () => {
     flat: texts.filter((each) => each.height < 5).length,
     bars: document.querySelectorAll("rect").length,
     seen: [...document.querySelectorAll("rect")].filter((each) => each.getBoundingClientRect().width > 0).length,
-    colour: getComputedStyle(document.querySelector("rect.happy, rect.neutral, rect.none")).fill,
+    colour: getComputedStyle(document.querySelector("rect.happy, rect.neutral, rect.other, rect.none")).fill,
   });
 });
 </script>"""

@@ -250,6 +250,8 @@ class WakeGate:
         changes: dict[str, object] = {"raw_text": event.raw_text[cut:], "tokens": tokens, "text": self._text_without_word(event, match)}
         if event.tokens and event.confidence is not None and abs(event.confidence - _mean(event.tokens)) < _SAME:
             changes["confidence"] = round(_mean(tokens), 4)
+        elif event.confidence is not None and not changes["text"]:  # of the second pass, of which nothing is left
+            changes["confidence"] = 0.0
         return event.model_copy(update=changes)
 
     def _text_without_word(self, event: FinalEvent, match: Match) -> str:
