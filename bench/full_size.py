@@ -76,9 +76,9 @@ def ensure_converted(directories: Sequence[Path]) -> None:
 
 
 def ensure_exported(model: Path) -> Path:
-    """Export a recognition model for the peers, unless it is there already; the directory."""
-    target = export_directory(model)
-    if not all((target / name).exists() for name in EXPORTED):
+    """Export a recognition model for the peers, unless an export of these weights is there already; the directory."""
+    target, weights_sec = export_directory(model), (model / "model.pt").stat().st_mtime
+    if not all((target / name).exists() and (target / name).stat().st_mtime > weights_sec for name in EXPORTED):
         print(f"exporting {model.name} for the peers once", file=sys.stderr, flush=True)
         _run_self("--export", str(model))
     return target
