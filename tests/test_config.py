@@ -536,6 +536,21 @@ def test_a_setting_that_names_a_file_takes_text_only_and_some(path: tuple[str, .
     assert problem.startswith(f"{'.'.join(path)}: {value!r} is not allowed; allowed: text")
 
 
+@pytest.mark.parametrize(
+    ("given", "second_pass"),
+    [
+        ({}, "off"),
+        ({"embedded": True}, "same"),
+        ({"embedded": True, "final": {"second_pass": "off"}}, "off"),
+        ({"final": {"second_pass": "same"}}, "same"),
+        ({"embedded": True, "model": {"engine": "ws://localhost:1"}}, "off"),
+        ({"embedded": True, "model": {"engine": "ws://localhost:1"}, "final": {"second_pass": "off"}}, "off"),
+    ],
+)
+def test_the_embedded_model_has_a_second_pass_unless_told_otherwise(given: dict[str, Any], second_pass: str) -> None:
+    assert load(given).second_pass == second_pass
+
+
 def test_embedded_with_a_model_directory_is_refused():
     (problem,) = problems({"embedded": True, "model_dir": "/models/mine"})
     assert "embedded" in problem

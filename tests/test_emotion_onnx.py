@@ -101,8 +101,9 @@ def test_the_graph_gives_the_scores_that_funasr_gives(on_torch, converted, audio
 @pytest.mark.parametrize("gain", [1e-4, 1.0])
 @pytest.mark.parametrize("offset", [-0.2, 0.1])
 def test_loudness_and_an_offset_are_removed_as_funasr_removes_them(on_torch, converted, gain, offset):
+    """A mean added up in float32 changes these scores by 4.7e-4 and more."""
     audio = (speech(12) + np.float32(offset)) * np.float32(gain)
-    assert difference(converted("float32").scores(audio), on_torch.scores(audio)) < 1e-3  # quiet samples far from nought have few bits left
+    assert difference(converted("float32").scores(audio), on_torch.scores(audio)) < 2e-4
 
 
 @pytest.mark.parametrize("num_frames", [1, 2, 15, 16, 17, 32, 59, 60, 61, 124, 125])

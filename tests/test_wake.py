@@ -172,8 +172,9 @@ def test_the_final_decides_where_no_partial_did() -> None:
     ]
 
 
-def test_the_word_alone_is_followed_by_a_final_without_text() -> None:
-    wake, last = gate().admit([final(A, WORD, text="小智小智。")])
+@pytest.mark.parametrize("confidence", [0.5, 0.98])  # of the tokens, and of a second pass
+def test_the_word_alone_is_followed_by_a_final_without_text(confidence: float) -> None:
+    wake, last = gate().admit([final(A, WORD, text="小智小智。", confidence=confidence)])
     assert isinstance(wake, WakeEvent)
     assert isinstance(last, FinalEvent)
     assert (last.text, last.raw_text, last.tokens, last.confidence) == ("", "", [], 0.0)
